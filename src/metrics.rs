@@ -1,1 +1,219 @@
-//! metrics
+//! Every metric the server exports: name, help, unit and buckets, in one place.
+//!
+//! Handles are made here and passed to the code that counts; there is no global recorder. What a value means for a
+//! request (status codes, routes) is decided by the caller.
+
+use std::{collections::HashMap, time::Duration};
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::RwLock;
+
+/// Requests answered, by `route` and `status`.
+pub const HTTP_REQUESTS: &str = "convoy_http_requests_total";
+/// Seconds from a request's head to its answer, by `route`.
+pub const HTTP_SECONDS: &str = "convoy_http_request_seconds";
+/// Connections open now.
+pub const HTTP_CONNECTIONS: &str = "convoy_http_connections";
+/// 1 while the server wants traffic, 0 while it drains or a worker is gone.
+pub const READY: &str = "convoy_ready";
+/// Always 1; its labels name the version and the models.
+pub const INFO: &str = "convoy_info";
+/// Jobs ended, by `queue` and `outcome`.
+pub const JOBS: &str = "convoy_jobs_total";
+/// Jobs admitted and not yet answered, by `queue`.
+pub const QUEUE_DEPTH: &str = "convoy_queue_depth";
+/// Seconds a job waited between its queue and its executor, by `queue`.
+pub const QUEUE_SECONDS: &str = "convoy_queue_seconds";
+/// Seconds one batch took in its executor, by `queue`.
+pub const EXECUTE_SECONDS: &str = "convoy_execute_seconds";
+/// Jobs per executed batch, by `queue`.
+pub const BATCH_SIZE: &str = "convoy_batch_size";
+
+/// Histogram buckets for durations, in seconds: 50 µs to 60 s, about two per factor of three.
+const SECONDS: [f64; 18] = [
+    0.00005, 0.0001, 0.0003, 0.001, 0.003, 0.005, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+    60.0,
+];
+
+/// Histogram buckets for batch sizes, in jobs.
+const SIZES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0];
+
+const METADATA: Metadata<'static> = Metadata::new("convoy", Level::INFO, None);
+
+/// How often samples are moved into their buckets when nobody scrapes.
+pub const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder, its renderer, and the handles of the HTTP layer.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    answers: RwLock<HashMap<(&'static str, u16), Answers>>,
+    /// Connections open now.
+    pub connections: Gauge,
+    /// 1 while ready.
+    pub ready: Gauge,
+}
+
+/// Handles of one route and status.
+#[derive(Clone)]
+struct Answers {
+    count: Counter,
+    seconds: Histogram,
+}
+
+/// Handles of one queue and its scheduler.
+#[derive(Clone)]
+pub struct QueueMetrics {
+    /// Jobs admitted and not yet answered.
+    pub depth: Gauge,
+    /// Seconds from submission to the start of the batch.
+    pub wait: Histogram,
+    /// Seconds in the executor, one sample a batch.
+    pub execute: Histogram,
+    /// Jobs in a batch, one sample a batch.
+    pub batch_size: Histogram,
+    /// Jobs the executor answered.
+    pub ok: Counter,
+    /// Jobs the executor refused with an error.
+    pub failed: Counter,
+    /// Jobs whose deadline passed before they ran.
+    pub expired: Counter,
+    /// Jobs whose client had gone before they ran.
+    pub abandoned: Counter,
+    /// Jobs answered because the executor panicked.
+    pub panicked: Counter,
+    /// Jobs refused because the queue was full.
+    pub refused: Counter,
+}
+
+impl Metrics {
+    /// A recorder of its own with every metric described.
+    pub fn new() -> Self {
+        let full = |name: &str| Matcher::Full(name.to_owned());
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(full(BATCH_SIZE), &SIZES)
+            .and_then(|builder| builder.set_buckets(&SECONDS))
+            .expect("bug: bucket lists are not empty");
+        let recorder = builder.build_recorder();
+        describe(&recorder);
+        let connections = recorder.register_gauge(&Key::from_name(HTTP_CONNECTIONS), &METADATA);
+        let ready = recorder.register_gauge(&Key::from_name(READY), &METADATA);
+        Self { handle: recorder.handle(), recorder, answers: RwLock::default(), connections, ready }
+    }
+
+    /// Handles for the queue called `queue`.
+    pub fn queue(&self, queue: &'static str) -> QueueMetrics {
+        let labels = || vec![Label::new("queue", queue)];
+        let histogram = |name: &'static str| {
+            self.recorder.register_histogram(&Key::from_parts(name, labels()), &METADATA)
+        };
+        let outcome = |outcome: &'static str| {
+            let labels = vec![Label::new("queue", queue), Label::new("outcome", outcome)];
+            self.recorder.register_counter(&Key::from_parts(JOBS, labels), &METADATA)
+        };
+        QueueMetrics {
+            depth: self.recorder.register_gauge(&Key::from_parts(QUEUE_DEPTH, labels()), &METADATA),
+            wait: histogram(QUEUE_SECONDS),
+            execute: histogram(EXECUTE_SECONDS),
+            batch_size: histogram(BATCH_SIZE),
+            ok: outcome("ok"),
+            failed: outcome("failed"),
+            expired: outcome("expired"),
+            abandoned: outcome("abandoned"),
+            panicked: outcome("panicked"),
+            refused: outcome("refused"),
+        }
+    }
+
+    /// Counts one answered request.
+    pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
+        let known = self.answers.read().get(&(route, status)).cloned();
+        let answers = known.unwrap_or_else(|| {
+            let made = self.answers(route, status);
+            self.answers.write().entry((route, status)).or_insert(made).clone()
+        });
+        answers.count.increment(1);
+        answers.seconds.record(took.as_secs_f64());
+    }
+
+    fn answers(&self, route: &'static str, status: u16) -> Answers {
+        let route = Label::new("route", route);
+        let labels = vec![route.clone(), Label::new("status", SharedString::from(status.to_string()))];
+        Answers {
+            count: self.recorder.register_counter(&Key::from_parts(HTTP_REQUESTS, labels), &METADATA),
+            seconds: self.recorder.register_histogram(&Key::from_parts(HTTP_SECONDS, vec![route]), &METADATA),
+        }
+    }
+
+    /// States what this process serves, as labels of a constant gauge.
+    pub fn info(&self, labels: &[(&'static str, String)]) {
+        let labels: Vec<Label> =
+            labels.iter().map(|(name, value)| Label::new(*name, value.clone())).collect();
+        self.recorder.register_gauge(&Key::from_parts(INFO, labels), &METADATA).set(1.0);
+    }
+
+    /// The exposition text of every metric.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Moves recorded samples into their buckets, so that memory stays flat between scrapes.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn describe(recorder: &PrometheusRecorder) {
+    let counter = |name: &'static str, help: &'static str| {
+        recorder.describe_counter(name.into(), Some(Unit::Count), help.into());
+    };
+    let gauge =
+        |name: &'static str, help: &'static str| recorder.describe_gauge(name.into(), None, help.into());
+    let histogram = |name: &'static str, unit: Option<Unit>, help: &'static str| {
+        recorder.describe_histogram(name.into(), unit, help.into());
+    };
+    counter(HTTP_REQUESTS, "Requests answered, by route and status.");
+    counter(JOBS, "Jobs ended, by queue and outcome.");
+    gauge(HTTP_CONNECTIONS, "Connections open now.");
+    gauge(READY, "1 while the server wants traffic, 0 while it drains or a worker is gone.");
+    gauge(INFO, "Always 1; the labels name the version and the models.");
+    gauge(QUEUE_DEPTH, "Jobs admitted and not yet answered, by queue.");
+    let seconds = Some(Unit::Seconds);
+    histogram(HTTP_SECONDS, seconds, "Seconds from a request's head to its answer, by route.");
+    histogram(QUEUE_SECONDS, seconds, "Seconds a job waited for its executor, by queue.");
+    histogram(EXECUTE_SECONDS, seconds, "Seconds one batch took in its executor, by queue.");
+    histogram(BATCH_SIZE, None, "Jobs per executed batch, by queue.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rendered_text_carries_names_labels_and_buckets() {
+        let metrics = Metrics::new();
+        let queue = metrics.queue("classify");
+        queue.batch_size.record(4.0);
+        queue.wait.record(0.002);
+        queue.ok.increment(4);
+        metrics.answered("classify", 200, Duration::from_millis(7));
+        let text = metrics.render();
+        for line in [
+            r#"convoy_jobs_total{queue="classify",outcome="ok"} 4"#,
+            r#"convoy_batch_size_bucket{queue="classify",le="3"} 0"#,
+            r#"convoy_batch_size_bucket{queue="classify",le="4"} 1"#,
+            r#"convoy_queue_seconds_bucket{queue="classify",le="0.003"} 1"#,
+            r#"convoy_http_requests_total{route="classify",status="200"} 1"#,
+            "# HELP convoy_batch_size Jobs per executed batch, by queue.",
+        ] {
+            assert!(text.contains(line), "{line} missing from\n{text}");
+        }
+    }
+}

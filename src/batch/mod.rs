@@ -1,4 +1,14 @@
-//! Moves jobs from bounded queues through executors and brings every job an answer.
+//! Moves jobs from bounded queues through executors and brings every job exactly one answer.
+//!
+//! [`policy`] decides, [`queue`] bounds and carries, [`scheduler`] runs threads. Nothing here knows of HTTP, images,
+//! text or candle: an [`Executor`] does the work, whatever it is.
+
+pub mod policy;
+pub mod queue;
+pub mod scheduler;
+
+pub use queue::{Full, JobError, Permit, Queue, Ticket};
+pub use scheduler::{Workers, start};
 
 /// Runs one batch at a time on a thread of its own.
 ///
