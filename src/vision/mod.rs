@@ -1,1 +1,89 @@
-//! vision
+//! Photos to classes: loads a network, runs batches through an [`Engine`], and turns logits into ranked classes.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`arch`] | the networks as data: layers, names, shapes |
+//! | [`preprocessing`] | what a photo becomes for each |
+//! | [`weights`] | opening a checkpoint and refusing whatever is not that network |
+//! | [`fold`] | the network in memory, BatchNorm folded: what engines are built from |
+//! | [`random`] | seeded random checkpoints |
+//! | [`labels`] | what classes are called |
+//! | [`candle`], `ops` | the forward pass in candle, and the operations it adds to candle |
+//! | [`threads`] | what engines compute on |
+//! | [`plan`] | the forward pass as a flat list of fused steps, for any device |
+//! | [`cpu`] | the plan on this machine's CPU |
+//! | [`classifier`] | batches of jobs to ranked classes |
+//!
+//! Decoding and resizing are `image`'s; queues and batching are `batch`'s.
+
+pub mod arch;
+pub mod candle;
+pub mod classifier;
+pub mod cpu;
+pub mod fold;
+pub mod labels;
+mod ops;
+pub mod plan;
+pub mod preprocessing;
+pub mod random;
+pub mod threads;
+pub mod weights;
+
+use std::error::Error;
+use std::sync::Arc;
+
+pub use arch::Arch;
+pub use candle::CandleEngine;
+pub use classifier::{Classifier, ClassifyInput, Prediction};
+pub use cpu::CpuEngine;
+pub use labels::Labels;
+pub use plan::Plan;
+pub use preprocessing::Preprocessing;
+pub use weights::{Checkpoint, ModelInfo};
+
+use crate::image::Prepared;
+
+/// Side of the square image that every network here was trained on and takes.
+pub const INPUT_SIZE: u32 = 224;
+
+/// Runs the forward pass of one network on one device.
+pub trait Engine: Send + 'static {
+    /// Logits an image gets.
+    fn classes(&self) -> usize;
+
+    /// Normalises the images as the network's [`Preprocessing`] says and returns their logits, `[batch, classes]` row-major. Every
+    /// image is `INPUT_SIZE` pixels square.
+    ///
+    /// # Errors
+    /// The device failed; no image of the batch has an answer.
+    fn forward(&mut self, batch: &[&Prepared]) -> Result<Vec<f32>, EngineError>;
+}
+
+/// Why one image has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// The image was not prepared for this network.
+    #[error("the model takes {expected} bytes of RGB ({INPUT_SIZE} pixels square), the image has {found}")]
+    ImageShape {
+        /// Bytes of one image.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// The network put out NaN or an infinity for this image.
+    #[error("the logit of class {class} is not finite")]
+    NonFinite {
+        /// The first such class.
+        class: u32,
+    },
+    /// The engine failed on the whole batch.
+    #[error("the forward pass failed")]
+    Forward(#[source] Arc<dyn Error + Send + Sync>),
+}
+
+impl EngineError {
+    /// Wraps what a device library reports.
+    pub fn forward(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Forward(Arc::new(source))
+    }
+}

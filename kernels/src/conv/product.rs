@@ -1,0 +1,176 @@
+//! Convolution as a matrix product of output pixels and channels, without an im2col copy: the rows of a tile are
+//! pointers into the activations, one a tap.
+//!
+//! The whole depth is summed in registers; nothing is blocked along it, because panels and rows stream from the second
+//! level cache as fast as they are used. Depths and row counts of any size work.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::frame::{Frame, Scratch};
+use super::map::Map;
+use super::micro::{LANES, Tile, row_tiles};
+use super::panels::Panels;
+use super::step::{Ending, Place};
+
+/// Rows of one piece of work; their inputs stay in the second level cache while panels pass by.
+pub(super) const ROW_BLOCK: usize = 96;
+
+/// Floats of weights that pass by in one piece of work: half the second level cache.
+const WEIGHT_BLOCK: usize = 64 << 10;
+
+/// How a kernel is cut into taps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taps {
+    /// One a pixel, all channels deep; pixels outside the picture read zeros.
+    Pixels,
+    /// One a row of the kernel, a run over its pixels and channels; the border supplies the zeros.
+    Rows,
+}
+
+/// A convolution over whole channels.
+#[derive(Debug)]
+pub(super) struct Product {
+    panels: Panels,
+    stride: usize,
+    pad: usize,
+    taps: Taps,
+}
+
+/// A piece of work: these output pixels, counted through the batch, and these panels.
+struct Piece {
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Product {
+    /// A convolution that reads `source` and writes `target`, both already found to fit.
+    pub(super) fn new(panels: Panels, stride: usize, pad: usize, source: &Map, target: &Map) -> Self {
+        let reach = |outputs: usize, inputs: usize| {
+            (outputs - 1) * stride + panels.kernel <= inputs + pad + source.border()
+        };
+        let inside = pad <= source.border()
+            && reach(target.height(), source.height())
+            && reach(target.width(), source.width());
+        let dense = source.stride() == source.channels();
+        let taps = if dense && inside { Taps::Rows } else { Taps::Pixels };
+        Self { panels, stride, pad, taps }
+    }
+
+    fn taps(&self) -> usize {
+        match self.taps {
+            Taps::Pixels => self.panels.kernel * self.panels.kernel,
+            Taps::Rows => self.panels.kernel,
+        }
+    }
+
+    /// Pointers of scratch that a piece needs.
+    pub(super) fn pointers(&self) -> usize {
+        self.taps() * ROW_BLOCK
+    }
+
+    /// Computes `target` of the whole batch, pieces shared out among the team.
+    ///
+    /// # Safety
+    /// As [`super::step::Step::run`]; `scratch` has [`Self::pointers`] pointers.
+    pub(super) unsafe fn run(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+    ) {
+        let rows = frame.batch * target.map.pixels();
+        let row_blocks = rows.div_ceil(ROW_BLOCK);
+        let most = (WEIGHT_BLOCK / self.panels.panel_floats()).clamp(1, self.panels.count());
+        // Enough pieces for everybody, where there are panels enough.
+        let wanted = (4 * frame.member.members()).div_ceil(row_blocks);
+        let panel_blocks = self.panels.count().div_ceil(most).max(wanted).min(self.panels.count());
+        frame.member.for_each(row_blocks * panel_blocks, |at| {
+            let piece = Piece {
+                rows: share(rows, row_blocks, at % row_blocks),
+                panels: share(self.panels.count(), panel_blocks, at / row_blocks),
+            };
+            // SAFETY: pieces are disjoint and lie in the batch; the rest is the caller's promise.
+            unsafe { self.piece(frame, scratch, source, target, end, &piece) }
+        });
+    }
+
+    /// # Safety
+    /// As [`Self::run`]; nobody else computes these rows of these panels.
+    unsafe fn piece(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+        piece: &Piece,
+    ) {
+        let count = piece.rows.len();
+        let tiles = row_tiles(count).count();
+        // SAFETY: the rows lie in the batch.
+        unsafe { self.point(frame, scratch, source, target, piece.rows.clone()) };
+        let pixel = piece.rows.start * target.map.stride();
+        for panel in piece.panels.clone() {
+            let lane = panel * LANES;
+            let finish = end.finish(frame, self.panels.bias(panel).as_ptr(), pixel + lane);
+            for (at, (first, rows)) in row_tiles(count).enumerate() {
+                let tile = Tile {
+                    rows: scratch.pointers[first..].as_ptr(),
+                    row_step: count,
+                    taps: self.taps(),
+                    depth: self.panels.panel_floats() / LANES / self.taps(),
+                    panel: self.panels.panel(panel).as_ptr(),
+                    ahead: self.panels.portion(panel + 1, at, tiles).as_ptr_range(),
+                    // SAFETY: row and panel lie in the target.
+                    out: unsafe { frame.at(target, pixel + first * target.map.stride() + lane) },
+                    out_step: target.map.stride(),
+                    finish: finish.skip(first),
+                };
+                // SAFETY: `point` has set `rows` pointers a tap, good for a tap's depth; target pixels have room for
+                // whole panels and are this piece's alone.
+                unsafe { frame.kernels.run(rows, &tile) };
+            }
+        }
+    }
+
+    /// Fills `scratch.pointers`, `[taps, rows]`.
+    ///
+    /// # Safety
+    /// The rows lie in the batch.
+    unsafe fn point(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        rows: Range<usize>,
+    ) {
+        let count = rows.len();
+        let (width, pixels) = (target.map.width(), target.map.pixels());
+        for (at, row) in rows.enumerate() {
+            let (image, pixel) = (row / pixels * source.map.floats(), row % pixels);
+            let y = (pixel / width * self.stride) as isize - self.pad as isize;
+            let x = (pixel % width * self.stride) as isize - self.pad as isize;
+            for tap in 0..self.taps() {
+                let (dy, dx) = match self.taps {
+                    Taps::Pixels => (tap / self.panels.kernel, tap % self.panels.kernel),
+                    Taps::Rows => (tap, 0),
+                };
+                let (y, x) = (y + dy as isize, x + dx as isize);
+                scratch.pointers[tap * count + at] = match self.taps == Taps::Rows || source.map.holds(y, x) {
+                    // SAFETY: the pixel is in the picture or, by `Self::new`, in its border.
+                    true => unsafe { frame.at(source, image + source.map.offset(y, x)) },
+                    false => frame.zeros.as_ptr(),
+                };
+            }
+        }
+    }
+}
+
+/// The `at`th of `parts` nearly equal shares of `0..total`.
+pub(super) fn share(total: usize, parts: usize, at: usize) -> Range<usize> {
+    at * total / parts..(at + 1) * total / parts
+}

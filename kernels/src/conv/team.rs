@@ -1,0 +1,240 @@
+//! A fixed set of threads that go through one job together, phase by phase.
+//!
+//! Every member runs the same closure; [`Member::for_each`] shares out the indices of a phase, whoever comes first, and
+//! ends with a barrier. What the indices mean is the callers' business.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::{io, thread};
+
+use super::barrier::Barrier;
+
+/// What every member runs.
+type Job<'a> = &'a (dyn Fn(&Member<'_>) + Sync);
+
+/// Threads that work together; dropping the team ends them.
+#[derive(Debug)]
+pub struct Team {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// One thread's part in a job.
+#[derive(Debug)]
+pub struct Member<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    members: usize,
+    inbox: Mutex<Inbox>,
+    /// A job was posted, or the team ends.
+    posted: Condvar,
+    /// Next index of the current phase.
+    next: AtomicUsize,
+    /// Ends a phase; broken once a member panicked.
+    phase: Barrier,
+    /// Ends a job; every member comes here, whatever became of it.
+    exit: Barrier,
+}
+
+/// What the helpers are to do.
+#[derive(Default)]
+struct Inbox {
+    /// Jobs posted so far.
+    jobs: usize,
+    /// The last one, its lifetime erased; cleared before it ends.
+    job: Option<Job<'static>>,
+    ended: bool,
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("jobs", &self.jobs).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Team {
+    /// A team of `members` threads, at least one; the caller of [`Team::run`] is the first.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub fn new(members: usize) -> io::Result<Self> {
+        let members = members.max(1);
+        let shared = Arc::new(Shared {
+            members,
+            inbox: Mutex::default(),
+            posted: Condvar::new(),
+            next: AtomicUsize::new(0),
+            phase: Barrier::new(members),
+            exit: Barrier::new(members),
+        });
+        let mut team = Self { shared, threads: Vec::new() };
+        for index in 1..members {
+            let shared = Arc::clone(&team.shared);
+            let name = format!("conv-{index}");
+            team.threads.push(thread::Builder::new().name(name).spawn(move || help(&shared, index))?);
+        }
+        Ok(team)
+    }
+
+    /// Threads of the team, the caller's included.
+    pub fn members(&self) -> usize {
+        self.shared.members
+    }
+
+    /// Runs `job` once on every member and returns when all have finished.
+    ///
+    /// # Panics
+    /// When a member panicked in this job or an earlier one.
+    pub fn run(&mut self, job: Job<'_>) {
+        if self.members() > 1 {
+            // SAFETY: only the lifetime changes. Helpers call the job inside `attend` alone, and `attend` on this
+            // thread returns only after every member has reached the end of its own; then the inbox forgets the job.
+            let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(job) };
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.jobs += 1;
+            inbox.job = Some(job);
+            drop(inbox);
+            self.shared.posted.notify_all();
+        }
+        let outcome = self.shared.attend(0, job);
+        lock(&self.shared.inbox).job = None;
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+        assert!(!self.shared.phase.is_broken(), "a member of the team panicked");
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        lock(&self.shared.inbox).ended = true;
+        self.shared.posted.notify_all();
+        for thread in self.threads.drain(..) {
+            // Helpers catch what their jobs throw, so there is nothing to learn here.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The life of a helper thread.
+fn help(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        let mut inbox = lock(&shared.inbox);
+        while inbox.jobs == seen && !inbox.ended {
+            inbox = shared.posted.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        if inbox.ended {
+            return;
+        }
+        seen = inbox.jobs;
+        let job = inbox.job.expect("bug: a job stays posted until every member has left it");
+        drop(inbox);
+        // The member that posted the job reports the panic.
+        let _ = shared.attend(index, job);
+    }
+}
+
+impl Shared {
+    /// One member's way through a job. Returns when all members are through, whatever became of them.
+    fn attend(&self, index: usize, job: Job<'_>) -> thread::Result<()> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| job(&Member { shared: self, index })));
+        if outcome.is_err() {
+            self.phase.shatter();
+        }
+        self.exit.wait(|| ()).expect("bug: nothing breaks the exit");
+        outcome
+    }
+}
+
+impl Member<'_> {
+    /// Which member this is, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// How many members share the work.
+    pub fn members(&self) -> usize {
+        self.shared.members
+    }
+
+    /// Calls `work` for every index below `count` exactly once, on whichever member is free, and returns when all
+    /// calls of all members are done: what they wrote is then visible here. Every member must call this equally often
+    /// and with the same counts.
+    ///
+    /// # Panics
+    /// When another member panicked.
+    pub fn for_each(&self, count: usize, mut work: impl FnMut(usize)) {
+        if self.shared.members == 1 {
+            return (0..count).for_each(work);
+        }
+        loop {
+            let at = self.shared.next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                break;
+            }
+            work(at);
+        }
+        let passed = self.shared.phase.wait(|| self.shared.next.store(0, Ordering::Relaxed));
+        assert!(passed.is_ok(), "another member of the team panicked");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_of_every_phase_is_visited_once_and_phases_do_not_overlap() {
+        for members in 1..=4 {
+            let mut team = Team::new(members).unwrap();
+            for _ in 0..50 {
+                let visits: Vec<AtomicUsize> = (0..33).map(|_| AtomicUsize::new(0)).collect();
+                team.run(&|member| {
+                    for phase in 0..20 {
+                        member.for_each(visits.len(), |at| {
+                            assert_eq!(visits[at].fetch_add(1, Ordering::Relaxed), phase);
+                        });
+                        assert!(visits.iter().all(|v| v.load(Ordering::Relaxed) > phase));
+                    }
+                });
+                assert!(visits.iter().all(|v| v.load(Ordering::Relaxed) == 20));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_on_any_member_reaches_the_caller_and_hangs_nobody() {
+        for culprit in 0..3 {
+            let mut team = Team::new(3).unwrap();
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                team.run(&|member| {
+                    assert_ne!(member.index(), culprit);
+                    member.for_each(10, |_| thread::yield_now());
+                });
+            }));
+            assert!(outcome.is_err(), "{culprit}");
+            let again = catch_unwind(AssertUnwindSafe(|| team.run(&|member| member.for_each(3, |_| ()))));
+            assert!(again.is_err(), "{culprit}");
+        }
+    }
+
+    #[test]
+    fn threads_end_with_their_team() {
+        let shared = Arc::downgrade(&Team::new(3).unwrap().shared);
+        assert_eq!(shared.strong_count(), 0);
+    }
+}

@@ -1,0 +1,168 @@
+//! The CPU engine: a [`Plan`] with the network's weights on the convolution kernels of this machine.
+//!
+//! Everything is laid out once; a forward pass allocates only the logits it returns. How a step is computed is the
+//! `kernels` crate's affair.
+
+use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Map, Method, Panels, Place};
+
+use super::arch::Activation;
+use super::fold::Network;
+use super::plan::{Op, Plan, Shape, Step, Value, Window};
+use super::{Engine, EngineError, INPUT_SIZE};
+use crate::image::Prepared;
+
+/// Elements that the largest step of the head may move for all images that go together: half of a last level cache of
+/// 32 MiB.
+const HEAD_ELEMENTS: usize = 4 << 20;
+
+/// How a [`CpuEngine`] runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Most images at once; memory is laid out for as many.
+    pub max_batch: usize,
+    /// Threads that compute, the caller's included.
+    pub threads: usize,
+}
+
+/// A network on the CPU.
+#[derive(Debug)]
+pub struct CpuEngine {
+    executor: Executor,
+    classes: usize,
+    /// Normalised value of each byte, by channel.
+    tables: Box<[[f32; 256]; 3]>,
+}
+
+impl CpuEngine {
+    /// Packs the network's weights and lays out memory. Weights are given up one by one as they are packed.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub fn new(network: Network, options: CpuOptions) -> Result<Self, EngineError> {
+        let own = network.arch.preprocessing();
+        let plan = Plan::new(network.arch, network.classes, INPUT_SIZE as usize);
+        let steps = lower(&plan, Plan::weights(network)).map_err(EngineError::forward)?;
+        let CpuOptions { max_batch, threads } = options;
+        let largest = plan.steps[..plan.head].iter().map(Step::traffic).max().unwrap_or(1);
+        let head = Head { steps: plan.head, images: HEAD_ELEMENTS / largest };
+        let options = ExecutorOptions { max_batch, threads, portable: false, head };
+        let executor = Executor::new(steps, options).map_err(EngineError::forward)?;
+        let table = |c: usize| std::array::from_fn(|value| (value as f32 / 255.0 - own.mean[c]) / own.std[c]);
+        Ok(Self { executor, classes: plan.classes(), tables: Box::new(std::array::from_fn(table)) })
+    }
+
+    /// The steps' executor, for measuring.
+    pub fn executor(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+
+    /// Logits of images that are normalised already, each `[INPUT_SIZE, INPUT_SIZE, 3]`, one after the other.
+    ///
+    /// # Panics
+    /// When `images` is not whole images.
+    pub fn logits(&mut self, images: &[f32]) -> Vec<f32> {
+        let image = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
+        assert!(images.len().is_multiple_of(image), "{} floats are not whole images", images.len());
+        let mut logits = Vec::with_capacity(images.len() / image * self.classes);
+        for batch in images.chunks(image * self.executor.max_batch()) {
+            for (at, image) in batch.chunks_exact(image).enumerate() {
+                self.fill(at, image, |_, value| value);
+            }
+            self.run(batch.len() / image, &mut logits);
+        }
+        logits
+    }
+
+    /// Writes an image, `[height, width, 3]`, inside the border of the executor's `at`th input.
+    fn fill<T: Copy>(&mut self, at: usize, image: &[T], value: impl Fn(usize, T) -> f32) {
+        let map = self.executor.input_map();
+        let (border, row) = (map.border(), map.row());
+        let lines = self.executor.input(at).chunks_exact_mut(row).skip(border);
+        for (line, pixels) in lines.zip(image.chunks_exact(3 * map.width())) {
+            let line = &mut line[3 * border..][..3 * map.width()];
+            for (to, from) in line.as_chunks_mut::<3>().0.iter_mut().zip(pixels.as_chunks::<3>().0) {
+                *to = std::array::from_fn(|channel| value(channel, from[channel]));
+            }
+        }
+    }
+
+    fn run(&mut self, batch: usize, logits: &mut Vec<f32>) {
+        self.executor.run(batch);
+        for image in 0..batch {
+            logits.extend_from_slice(&self.executor.output(image)[..self.classes]);
+        }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn forward(&mut self, batch: &[&Prepared]) -> Result<Vec<f32>, EngineError> {
+        let expected = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
+        if let Some(image) = batch.iter().find(|image| image.pixels.len() != expected) {
+            return Err(EngineError::ImageShape { expected, found: image.pixels.len() });
+        }
+        let mut logits = Vec::with_capacity(batch.len() * self.classes);
+        let tables = self.tables.clone();
+        for batch in batch.chunks(self.executor.max_batch()) {
+            for (at, image) in batch.iter().enumerate() {
+                self.fill(at, &image.pixels, |channel, byte| tables[channel][usize::from(byte)]);
+            }
+            self.run(batch.len(), &mut logits);
+        }
+        Ok(logits)
+    }
+}
+
+/// The plan's steps with their weights.
+fn lower(
+    plan: &Plan,
+    mut weights: impl Iterator<Item = (Vec<f32>, Vec<f32>)>,
+) -> Result<Vec<conv::Step>, ConvError> {
+    // The first kernel reads whole rows of its window, over the border.
+    let border = match plan.steps[0].op {
+        Op::Conv { window, .. } => window.reach(plan.input().height),
+        Op::MaxPool { .. } | Op::AveragePool => 0,
+    };
+    let lower = |(at, step): (usize, &Step)| {
+        let mut source = place(step.input);
+        if at == 0 {
+            let Shape { height, width, channels } = step.input.shape;
+            source.map = Map::input(height, width, channels, border);
+        }
+        conv::Step::new(op(step, &mut weights)?, source, place(step.output))
+    };
+    plan.steps.iter().enumerate().map(lower).collect()
+}
+
+fn op(step: &Step, weights: &mut impl Iterator<Item = (Vec<f32>, Vec<f32>)>) -> Result<conv::Op, ConvError> {
+    let (window, depthwise, activation) = match step.op {
+        Op::MaxPool { window: movement } => return Ok(conv::Op::MaxPool { window: window(movement) }),
+        Op::AveragePool => return Ok(conv::Op::AveragePool),
+        Op::Conv { window: movement, depthwise, activation } => (window(movement), depthwise, activation),
+    };
+    let (weight, bias) = weights.next().expect("bug: a plan's convolutions are its network's");
+    let activation = match activation {
+        Activation::Linear => conv::Activation::Linear,
+        Activation::Relu => conv::Activation::Relu,
+        Activation::Relu6 => conv::Activation::Relu6,
+    };
+    if depthwise {
+        let weights = Panels::pack_depthwise(&weight, &bias, window.kernel)?;
+        return Ok(conv::Op::Depthwise { weights, window, activation });
+    }
+    let panels = Panels::pack(&weight, &bias, step.input.shape.channels, window.kernel)?;
+    let addend = step.addend.map(place);
+    Ok(conv::Op::Conv { panels, window, activation, addend, method: Method::Fastest })
+}
+
+fn place(value: Value) -> Place {
+    let Shape { height, width, channels } = value.shape;
+    Place { slot: value.slot, map: Map::new(height, width, channels) }
+}
+
+fn window(window: Window) -> conv::Window {
+    conv::Window { kernel: window.kernel, stride: window.stride, pad: window.pad }
+}
