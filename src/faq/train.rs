@@ -1,0 +1,186 @@
+//! Trains a [`Model`] on a corpus: features, logistic regression and BM25 over originals, answers and duplicates, blended
+//! by weights that cross-validation on the duplicates chooses. Everything is deterministic: the same corpus and options give
+//! the same model, byte for byte, on the same build. Nothing here is used while answering.
+
+use super::blend::HeldOut;
+use super::bm25::Postings;
+use super::clean::clean;
+use super::corpus::Corpus;
+use super::features::{Featurizer, Kind, Vocabulary};
+use super::logistic::{Rows, Solver, Weights};
+use super::model::{Model, Parts};
+use super::rng::Rng;
+
+/// Choices a caller may make; the defaults were chosen by cross-validation on questions of three sources.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainOptions {
+    /// Seed of every random order.
+    pub seed: u64,
+    /// Parts of the cross-validation that weighs the scores.
+    pub folds: usize,
+    /// Passes of the logistic regression over the texts.
+    pub epochs: usize,
+    /// Weight of the logistic loss against regularisation, as scikit-learn's `C`.
+    pub c: f32,
+    /// About how many bytes the largest table of weights may take: one per class and feature.
+    pub weight_bytes: usize,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self { seed: 1, folds: 10, epochs: 6, c: 20.0, weight_bytes: 5 << 20 }
+    }
+}
+
+/// A vocabulary is never cut below this many grams, however many classes share the budget.
+const MIN_FEATURES: usize = 8192;
+
+/// What training is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Progress {
+    /// The texts were cut into features.
+    Featurised {
+        /// Originals, answers and duplicates.
+        texts: usize,
+        /// Grams kept.
+        features: usize,
+    },
+    /// One part of the cross-validation is done.
+    Fold {
+        /// From 1.
+        done: usize,
+        /// Of so many.
+        folds: usize,
+    },
+    /// The scores were weighed; the final fit begins.
+    Blended {
+        /// Share of held-out duplicates whose original ranked first; 0 where there are no duplicates.
+        accuracy: f64,
+        /// Mean negated log probability of their originals.
+        log_loss: f64,
+    },
+}
+
+/// Trains a model.
+pub fn train(corpus: &Corpus, options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Model {
+    let data = Data::new(corpus, options);
+    progress(Progress::Featurised { texts: data.labels.len(), features: data.kinds.len() });
+    let held_out = data.held_out(options, &mut progress);
+    let blend = held_out.fit();
+    let (accuracy, log_loss) = held_out.measure(&blend);
+    progress(Progress::Blended { accuracy, log_loss });
+    let everything: Vec<u32> = (0..data.labels.len() as u32).collect();
+    let (weights, postings) = data.fit(options, &everything);
+    let answers = data.index_answers();
+    Model::new(Parts { corpus, options, vocabulary: data.vocabulary, weights, postings, answers, blend })
+}
+
+/// The corpus as numbers: rows of originals first, one per class in order, then of their answers, then of duplicates.
+struct Data {
+    vocabulary: Vocabulary,
+    kinds: Vec<Kind>,
+    rows: Rows,
+    labels: Vec<u32>,
+    classes: usize,
+    /// Where the rows of the duplicates start.
+    duplicates: u32,
+}
+
+impl Data {
+    fn new(corpus: &Corpus, options: &TrainOptions) -> Self {
+        let classes = corpus.originals.len();
+        let labelled = texts(corpus);
+        let texts: Vec<String> = labelled.iter().map(|(_, text)| clean(text)).collect();
+        let max_features = (options.weight_bytes / classes.max(1)).max(MIN_FEATURES);
+        let vocabulary = Vocabulary::fit(texts.iter().map(String::as_str), max_features);
+        let mut rows = Rows::default();
+        let mut featurizer = Featurizer::default();
+        for text in &texts {
+            let features = featurizer.features(&vocabulary, text);
+            rows.push(features.indices, features.values);
+        }
+        Self {
+            kinds: vocabulary.entries().iter().map(|entry| entry.kind).collect(),
+            labels: labelled.iter().map(|(class, _)| *class as u32).collect(),
+            vocabulary,
+            rows,
+            classes,
+            duplicates: (texts.len() - corpus.duplicates.len()) as u32,
+        }
+    }
+
+    fn fit(&self, options: &TrainOptions, subset: &[u32]) -> (Weights, Postings) {
+        let solver = Solver { c: options.c, epochs: options.epochs, seed: options.seed };
+        let weights = solver.fit(&self.rows, &self.labels, subset, self.kinds.len(), self.classes);
+        (weights, self.index(subset))
+    }
+
+    fn index(&self, subset: &[u32]) -> Postings {
+        Postings::fit(&self.rows, &self.labels, subset, &self.kinds, self.classes)
+    }
+
+    fn index_answers(&self) -> Postings {
+        let answers: Vec<u32> = (self.classes as u32..self.duplicates).collect();
+        self.index(&answers)
+    }
+
+    /// Scores every duplicate by a model that was not trained on it. Originals and answers are always trained on: they
+    /// are what a question is matched with.
+    fn held_out(&self, options: &TrainOptions, progress: &mut impl FnMut(Progress)) -> HeldOut {
+        let folds = options.folds.max(2);
+        let fold_of = self.assign_folds(options.seed, folds);
+        let answers = self.index_answers();
+        let mut held_out = HeldOut::new(self.classes);
+        for fold in 0..folds {
+            let (held, rest): (Vec<u32>, Vec<u32>) =
+                (0..self.labels.len() as u32).partition(|row| fold_of[*row as usize] == Some(fold));
+            if !held.is_empty() {
+                let (weights, postings) = self.fit(options, &rest);
+                for row in held {
+                    let scores = held_out.push(self.labels[row as usize]);
+                    self.score(&weights, [&postings, &answers], row, scores);
+                }
+            }
+            progress(Progress::Fold { done: fold + 1, folds });
+        }
+        held_out
+    }
+
+    /// The fold of every row, spreading each class evenly; `None` for originals and answers.
+    fn assign_folds(&self, seed: u64, folds: usize) -> Vec<Option<usize>> {
+        let mut order: Vec<usize> = (self.duplicates as usize..self.labels.len()).collect();
+        Rng::new(seed).shuffle(&mut order);
+        order.sort_by_key(|row| self.labels[*row]);
+        let mut fold_of = vec![None; self.labels.len()];
+        for (position, row) in order.into_iter().enumerate() {
+            fold_of[row] = Some(position % folds);
+        }
+        fold_of
+    }
+
+    /// Fills in the scores of one row: of the logistic regression, then of each index, kind by kind.
+    fn score(&self, weights: &Weights, indexes: [&Postings; 2], row: u32, scores: &mut [f32]) {
+        let row = self.rows.row(row as usize);
+        let (logistic, bm25) = scores.split_at_mut(self.classes);
+        weights.score(row, logistic);
+        for (index, scores) in indexes.into_iter().zip(bm25.chunks_exact_mut(Kind::COUNT * self.classes)) {
+            for feature in row.0 {
+                let kind = self.kinds[*feature as usize] as usize;
+                index.score(*feature, &mut scores[kind * self.classes..][..self.classes]);
+            }
+        }
+    }
+}
+
+/// Every text of the corpus with its class: originals, then answers, then duplicates.
+fn texts(corpus: &Corpus) -> Vec<(usize, &str)> {
+    let originals = corpus.originals.iter().enumerate();
+    let answers =
+        originals.clone().filter_map(|(class, original)| Some((class, original.answer.as_deref()?)));
+    let duplicates = corpus.duplicates.iter().map(|duplicate| (duplicate.original, duplicate.text.as_str()));
+    originals
+        .map(|(class, original)| (class, original.text.as_str()))
+        .chain(answers)
+        .chain(duplicates)
+        .collect()
+}
