@@ -1,1 +1,131 @@
-//! app
+//! The composition root: the one place that names every concrete type and wires them together.
+//!
+//! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use crate::{
+    batch::{Workers, scheduler},
+    config::{Config, FaqConfig, PhotosConfig},
+    faq::{Answerer, Model},
+    http::{self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS},
+    image::Decoder,
+    metrics::{Metrics, UPKEEP},
+    service::{Photos, Questions, Readiness},
+    vision::{CandleEngine, Checkpoint, Classifier, INPUT_SIZE, Labels},
+    weights::manifest::Manifest,
+};
+
+/// A loaded and warmed server without a port.
+pub struct App {
+    context: Context,
+    workers: Vec<Workers>,
+}
+
+impl App {
+    /// Loads the models, runs a warm-up batch and starts the worker threads.
+    ///
+    /// # Errors
+    /// Whatever cannot be loaded, with the file named.
+    pub fn build(config: &Config) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new());
+        let mut workers = Vec::new();
+        let photos =
+            config.photos.as_ref().map(|photos| build_photos(photos, &metrics, &mut workers)).transpose()?;
+        let questions = config.faq.as_ref().map(|faq| build_faq(faq, &metrics, &mut workers)).transpose()?;
+        describe(&metrics, photos.as_ref(), questions.as_ref());
+        let pools = workers.iter().map(|pool| (pool.name(), pool.liveness())).collect();
+        let readiness = Readiness::new(pools);
+        let context = Context { photos, questions, readiness, metrics, limits: config.http };
+        Ok(Self { context, workers })
+    }
+
+    /// Serves `listener` until `shutdown`, drains, and waits for the worker threads.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = Shutdown>) -> Ended {
+        let metrics = self.context.metrics.clone();
+        let upkeep = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                metrics.upkeep();
+            }
+        });
+        let ended = http::serve(listener, Arc::new(self.context), shutdown).await;
+        upkeep.abort();
+        if ended == Ended::Drained {
+            self.workers.into_iter().for_each(Workers::join);
+        }
+        ended
+    }
+}
+
+fn build_photos(
+    config: &PhotosConfig,
+    metrics: &Metrics,
+    workers: &mut Vec<Workers>,
+) -> anyhow::Result<Photos> {
+    let started = Instant::now();
+    let mut checkpoint = Checkpoint::open(&config.weights, config.arch)?;
+    let model = checkpoint.info();
+    let labels = Labels::load(config.labels.as_deref(), &config.weights, model.classes)?;
+    let manifest = Manifest::embedded();
+    let known =
+        manifest.of_file(&config.weights).filter(|known| known.arch() == Ok(model.arch) && !model.random);
+    let own = model.arch.preprocessing();
+    let preprocessing = known.map_or(own, |known| known.preprocessing(own));
+    let hint = known.and_then(|known| known.hint());
+    let engine = CandleEngine::new(checkpoint.network()?, config.engine_threads)?;
+    let loaded = started.elapsed();
+    let mut classifier = Classifier::new(Box::new(engine), config.max_batch);
+    classifier.warm_up().context("the warm-up batch failed")?;
+    tracing::info!(
+        model = model.name,
+        weights = %config.weights.display(),
+        classes = model.classes,
+        transform = %config.transforms.pick(None, preprocessing),
+        load_ms = loaded.as_millis() as u64,
+        warm_up_ms = (started.elapsed() - loaded).as_millis() as u64,
+        max_batch = config.max_batch,
+        "classifier ready"
+    );
+    if model.random {
+        tracing::warn!(weights = %config.weights.display(), "{RANDOM_WEIGHTS}; give real ones with --weights");
+    }
+    if let Some(hint) = hint {
+        tracing::info!("{hint}");
+    }
+    let (classifier, engine) =
+        scheduler::start("classify", vec![classifier], config.queue, metrics.queue("classify"))?;
+    let decoders = (0..config.decode_threads).map(|_| Decoder::new(config.decode, INPUT_SIZE)).collect();
+    let (decoder, decode_pool) = scheduler::start("decode", decoders, config.queue, metrics.queue("decode"))?;
+    workers.extend([engine, decode_pool]);
+    Ok(Photos { decoder, classifier, model, labels, preprocessing, transforms: config.transforms, hint })
+}
+
+fn build_faq(config: &FaqConfig, metrics: &Metrics, workers: &mut Vec<Workers>) -> anyhow::Result<Questions> {
+    let model = Arc::new(Model::load(&config.model)?);
+    tracing::info!(
+        model = %config.model.display(),
+        questions = model.questions().len(),
+        threads = config.threads,
+        "FAQ ready"
+    );
+    let answerers = (0..config.threads).map(|_| Answerer::new(model.clone())).collect();
+    let (queue, pool) = scheduler::start("faq", answerers, config.queue, metrics.queue("faq"))?;
+    workers.push(pool);
+    Ok(Questions { queue, model })
+}
+
+fn describe(metrics: &Metrics, photos: Option<&Photos>, questions: Option<&Questions>) {
+    let photos = photos.map_or_else(|| "off".to_owned(), |photos| photos.model.name.clone());
+    let faq =
+        questions.map_or_else(|| "off".to_owned(), |questions| questions.model.questions().len().to_string());
+    metrics.info(&[
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("photos", photos),
+        ("faq_questions", faq),
+    ]);
+}

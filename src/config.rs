@@ -1,1 +1,383 @@
-//! config
+//! Flags and environment variables of `convoy serve`, and the validated configuration made of them.
+//!
+//! Two steps: [`ServeArgs`] is typed text as the user wrote it; [`ServeArgs::resolve`] checks everything and names all
+//! problems at once. This is the only module that reads the environment.
+
+mod fetch;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
+
+use clap::{Args, ValueEnum};
+use kernels::Transform;
+
+pub use fetch::FetchArgs;
+
+use crate::{
+    image::DecodeOptions,
+    vision::{Arch, Preprocessing},
+};
+
+/// What one process serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    /// Image classification.
+    Photos,
+    /// FAQ matching.
+    Faq,
+}
+
+/// How log lines are written to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a photo becomes the model's square input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TransformName {
+    /// The model's own: short side to `--short-side`, then a centre crop.
+    ResizeCrop,
+    /// Straight to the square (bicubic), aspect ignored: what the reference tutorials do.
+    Stretch,
+}
+
+/// Flags of `convoy serve`; each can also be set by the environment variable shown.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, env = "CONVOY_BIND", default_value = "0.0.0.0:8080")]
+    pub bind: SocketAddr,
+    /// What to serve.
+    #[arg(long, env = "CONVOY_SERVICES", value_delimiter = ',', default_value = "photos,faq")]
+    pub services: Vec<Service>,
+
+    /// Classifier weights: a safetensors file with the tensor names of the model's publisher.
+    #[arg(long, env = "CONVOY_WEIGHTS", default_value = "weights/resnet152.safetensors")]
+    pub weights: PathBuf,
+    /// Architecture the weights must have; found from the file when not given.
+    #[arg(long, env = "CONVOY_ARCH")]
+    pub arch: Option<Arch>,
+    /// Labels, one a line, as many as the model has classes; ImageNet-1k when not given and there are 1000.
+    #[arg(long, env = "CONVOY_LABELS")]
+    pub labels: Option<PathBuf>,
+    /// Default transform of photos; a request may name the other with `?transform=`.
+    #[arg(long, env = "CONVOY_TRANSFORM", value_enum, default_value = "resize-crop")]
+    pub transform: TransformName,
+    /// Short side in pixels before the crop of `resize-crop`, the model's own when not given; 232 for torchvision's V2
+    /// weights.
+    #[arg(long, env = "CONVOY_SHORT_SIDE")]
+    pub short_side: Option<u32>,
+    /// Most photos executed at once.
+    #[arg(long, env = "CONVOY_MAX_BATCH", default_value_t = 8)]
+    pub max_batch: usize,
+    /// Photos admitted and not yet answered; more are refused with 429.
+    #[arg(long, env = "CONVOY_QUEUE", default_value_t = 256)]
+    pub queue: usize,
+    /// Threads that decode and resize photos; 0 takes half the cores.
+    #[arg(long, env = "CONVOY_DECODE_THREADS", default_value_t = 0)]
+    pub decode_threads: usize,
+    /// Threads of the vision engine; 0 takes every core.
+    #[arg(long, env = "CONVOY_ENGINE_THREADS", default_value_t = 0)]
+    pub engine_threads: usize,
+    /// Most photos in one request.
+    #[arg(long, env = "CONVOY_MAX_IMAGES", default_value_t = 64)]
+    pub max_images: usize,
+    /// Most pixels of one photo, checked before its pixels are allocated.
+    #[arg(long, env = "CONVOY_MAX_PIXELS", default_value_t = 50_000_000)]
+    pub max_pixels: u64,
+    /// Leave photos as stored instead of turning them upright by their EXIF orientation.
+    #[arg(long, env = "CONVOY_IGNORE_ORIENTATION")]
+    pub ignore_orientation: bool,
+
+    /// FAQ model, as `convoy faq train` writes it.
+    #[arg(long, env = "CONVOY_FAQ_MODEL", default_value = "weights/faq.safetensors")]
+    pub faq_model: PathBuf,
+    /// Threads that answer questions; 0 takes half the cores.
+    #[arg(long, env = "CONVOY_FAQ_THREADS", default_value_t = 0)]
+    pub faq_threads: usize,
+    /// Questions admitted and not yet answered; more are refused with 429.
+    #[arg(long, env = "CONVOY_FAQ_QUEUE", default_value_t = 1024)]
+    pub faq_queue: usize,
+
+    /// Most bytes of a request body, in MiB.
+    #[arg(long, env = "CONVOY_MAX_BODY_MIB", default_value_t = 32)]
+    pub max_body_mib: usize,
+    /// Milliseconds from a request's head to its answer; later answers are 504.
+    #[arg(long, env = "CONVOY_DEADLINE_MS", default_value_t = 30_000)]
+    pub deadline_ms: u64,
+    /// Milliseconds a client may take to send a request's head, and again for its body.
+    #[arg(long, env = "CONVOY_READ_TIMEOUT_MS", default_value_t = 15_000)]
+    pub read_timeout_ms: u64,
+    /// Connections open at once; further ones wait in the kernel's backlog.
+    #[arg(long, env = "CONVOY_MAX_CONNECTIONS", default_value_t = 4096)]
+    pub max_connections: usize,
+    /// Milliseconds to go on serving after SIGTERM while load balancers notice that /readyz fails.
+    #[arg(long, env = "CONVOY_LAME_DUCK_MS", default_value_t = 3_000)]
+    pub lame_duck_ms: u64,
+    /// Milliseconds for requests in hand to finish after that.
+    #[arg(long, env = "CONVOY_GRACE_MS", default_value_t = 25_000)]
+    pub grace_ms: u64,
+}
+
+/// Flags that every subcommand understands.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// How log lines look.
+    #[arg(long, env = "CONVOY_LOG_FORMAT", value_enum, default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// Which log lines are written; `info,access=info` adds a line for every request.
+    #[arg(long, env = "CONVOY_LOG", default_value = "info,access=off", global = true)]
+    pub log: String,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub bind: SocketAddr,
+    /// The classifier, when photos are served.
+    pub photos: Option<PhotosConfig>,
+    /// The FAQ, when questions are served.
+    pub faq: Option<FaqConfig>,
+    /// Bounds of the HTTP layer.
+    pub http: HttpConfig,
+}
+
+/// Configuration of the photo side.
+#[derive(Debug, Clone)]
+pub struct PhotosConfig {
+    /// Weights file.
+    pub weights: PathBuf,
+    /// Architecture demanded of it.
+    pub arch: Option<Arch>,
+    /// Labels file.
+    pub labels: Option<PathBuf>,
+    /// Transforms to choose from.
+    pub transforms: Transforms,
+    /// Most photos executed at once.
+    pub max_batch: usize,
+    /// Seats in the queue.
+    pub queue: usize,
+    /// Decoding threads.
+    pub decode_threads: usize,
+    /// Threads of the engine.
+    pub engine_threads: usize,
+    /// Decoding limits.
+    pub decode: DecodeOptions,
+}
+
+/// The transforms a server offers.
+#[derive(Debug, Clone, Copy)]
+pub struct Transforms {
+    /// Which one is used when a request names none.
+    pub default: TransformName,
+    /// Short side of `resize-crop`, in pixels; the model's own when `None`.
+    pub short_side: Option<u32>,
+}
+
+impl Transforms {
+    /// The pixel transform for what a request asked, or the default, on a model that was trained for `own`.
+    pub fn pick(self, asked: Option<TransformName>, own: Preprocessing) -> Transform {
+        match asked.unwrap_or(self.default) {
+            TransformName::ResizeCrop => own.resize_crop(self.short_side),
+            TransformName::Stretch => Transform::STRETCH,
+        }
+    }
+}
+
+/// Configuration of the FAQ side.
+#[derive(Debug, Clone)]
+pub struct FaqConfig {
+    /// Model file.
+    pub model: PathBuf,
+    /// Answering threads.
+    pub threads: usize,
+    /// Seats in the queue.
+    pub queue: usize,
+}
+
+/// Bounds of the HTTP layer.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpConfig {
+    /// Most bytes of a body.
+    pub max_body: usize,
+    /// Most photos in one request.
+    pub max_images: usize,
+    /// From a request's head to its answer.
+    pub deadline: Duration,
+    /// For a head to arrive, and again for a body.
+    pub read_timeout: Duration,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// From SIGTERM to the closing of the port.
+    pub lame_duck: Duration,
+    /// From then to the end of the process.
+    pub grace: Duration,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// One line each: the flag, its value, what it may be.
+    pub problems: Vec<String>,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration cannot be used:")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl ServeArgs {
+    /// Checks everything and fills in what depends on the machine.
+    ///
+    /// # Errors
+    /// Every problem found, not only the first.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let mut checks = Checks::default();
+        let served = |service| self.services.contains(&service);
+        let photos = served(Service::Photos).then(|| self.photos(&mut checks));
+        let faq = served(Service::Faq).then(|| self.faq(&mut checks));
+        let http = self.http(&mut checks);
+        if checks.problems.is_empty() {
+            Ok(Config { bind: self.bind, photos, faq, http })
+        } else {
+            Err(ConfigError { problems: checks.problems })
+        }
+    }
+
+    fn photos(&self, checks: &mut Checks) -> PhotosConfig {
+        checks.file("--weights", &self.weights);
+        if let Some(labels) = &self.labels {
+            checks.file("--labels", labels);
+        }
+        if let Some(short_side) = self.short_side {
+            checks.range("--short-side", u64::from(short_side), 224, 4096);
+        }
+        checks.range("--max-batch", self.max_batch as u64, 1, 1024);
+        checks.range("--queue", self.queue as u64, self.max_images as u64, 1 << 20);
+        checks.range("--decode-threads", self.decode_threads as u64, 0, 1024);
+        checks.range("--engine-threads", self.engine_threads as u64, 0, 1024);
+        checks.range("--max-pixels", self.max_pixels, 1, 1 << 32);
+        PhotosConfig {
+            weights: self.weights.clone(),
+            arch: self.arch,
+            labels: self.labels.clone(),
+            transforms: Transforms { default: self.transform, short_side: self.short_side },
+            max_batch: self.max_batch,
+            queue: self.queue,
+            decode_threads: or_share(self.decode_threads, 2),
+            engine_threads: or_share(self.engine_threads, 1),
+            decode: DecodeOptions {
+                max_pixels: self.max_pixels,
+                apply_orientation: !self.ignore_orientation,
+            },
+        }
+    }
+
+    fn faq(&self, checks: &mut Checks) -> FaqConfig {
+        checks.file("--faq-model", &self.faq_model);
+        checks.range("--faq-threads", self.faq_threads as u64, 0, 1024);
+        checks.range("--faq-queue", self.faq_queue as u64, 1, 1 << 20);
+        FaqConfig {
+            model: self.faq_model.clone(),
+            threads: or_share(self.faq_threads, 2),
+            queue: self.faq_queue,
+        }
+    }
+
+    fn http(&self, checks: &mut Checks) -> HttpConfig {
+        checks.range("--max-body-mib", self.max_body_mib as u64, 1, 1024);
+        checks.range("--max-images", self.max_images as u64, 1, 1 << 16);
+        checks.range("--deadline-ms", self.deadline_ms, 1, 3_600_000);
+        checks.range("--read-timeout-ms", self.read_timeout_ms, 1, 3_600_000);
+        checks.range("--max-connections", self.max_connections as u64, 1, 1 << 20);
+        checks.range("--lame-duck-ms", self.lame_duck_ms, 0, 3_600_000);
+        checks.range("--grace-ms", self.grace_ms, 0, 3_600_000);
+        HttpConfig {
+            max_body: self.max_body_mib << 20,
+            max_images: self.max_images,
+            deadline: Duration::from_millis(self.deadline_ms),
+            read_timeout: Duration::from_millis(self.read_timeout_ms),
+            max_connections: self.max_connections,
+            lame_duck: Duration::from_millis(self.lame_duck_ms),
+            grace: Duration::from_millis(self.grace_ms),
+        }
+    }
+}
+
+/// `asked` threads, or one `part`-th of the cores when 0 was asked.
+fn or_share(asked: usize, part: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    if asked == 0 { (cores / part).max(1) } else { asked }
+}
+
+#[derive(Default)]
+struct Checks {
+    problems: Vec<String>,
+}
+
+impl Checks {
+    fn range(&mut self, flag: &str, value: u64, low: u64, high: u64) {
+        if !(low..=high).contains(&value) {
+            self.problems.push(format!("{flag} is {value}; it must lie between {low} and {high}"));
+        }
+    }
+
+    fn file(&mut self, flag: &str, path: &std::path::Path) {
+        if !path.is_file() {
+            self.problems.push(format!("{flag} {}: there is no such file", path.display()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn parse(line: &[&str]) -> ServeArgs {
+        Line::parse_from([&["serve"], line].concat()).args
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let args = parse(&["--weights", "/nowhere/w", "--faq-model", "/nowhere/f", "--max-batch", "0"]);
+        let problems = args.resolve().unwrap_err().problems;
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].contains("--weights /nowhere/w"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_service_that_is_off_is_not_checked() {
+        let args = parse(&["--services", "faq", "--weights", "/nowhere/w", "--faq-model", file!()]);
+        let config = args.resolve();
+        assert!(config.is_ok_and(|config| config.photos.is_none() && config.faq.is_some()));
+    }
+
+    #[test]
+    fn the_crop_is_the_models_and_its_short_side_a_setting() {
+        let transforms = parse(&[]).photos(&mut Checks::default()).transforms;
+        assert_eq!(transforms.pick(None, Preprocessing::TORCHVISION), Transform::RESIZE_CROP);
+        let lite = Transform::ResizeCrop { short_side: 256, filter: kernels::Filter::Bicubic };
+        assert_eq!(transforms.pick(None, Preprocessing::LITE), lite);
+        let transforms = parse(&["--short-side", "232"]).photos(&mut Checks::default()).transforms;
+        let crop = Transform::ResizeCrop { short_side: 232, filter: kernels::Filter::Bilinear };
+        assert_eq!(transforms.pick(None, Preprocessing::TORCHVISION), crop);
+        let stretch = Some(TransformName::Stretch);
+        assert_eq!(transforms.pick(stretch, Preprocessing::LITE), Transform::STRETCH);
+    }
+}

@@ -1,4 +1,34 @@
-//! convoy scores photos and questions in real time.
+//! convoy scores photos and questions in real time: one process, two services that share code but never threads.
+//!
+//! ```text
+//! photo     http ─ seat or 429 ─ body ─ decode pool (image) ─ batch ─ scheduler thread: vision ─ reply ─ JSON
+//! question  http ─ seat or 429 ─ body ───────────────────────── FAQ worker pool: faq ───────── reply ─ JSON
+//! ```
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`cli`] | the command line, one file a subcommand |
+//! | [`config`] | flags and environment to a checked configuration |
+//! | [`app`] | the composition root |
+//! | [`service`] | the front doors: a photo in, predictions out; a question in, matches out |
+//! | [`http`] | connections, routes, wire types, status codes |
+//! | [`batch`] | queues, the batching decision, scheduler threads |
+//! | [`image`] | untrusted bytes to pixels within limits |
+//! | [`vision`] | weights, the network, classes and their labels |
+//! | [`faq`] | text cleaning, features, training, the FAQ model |
+//! | [`weights`] | models by name: fetching, converting, checking files |
+//! | [`metrics`] | every metric's name, help and buckets |
+//! | [`error`] | what can become of a request |
+//!
+//! What never happens here (`tests/house.rs` checks the first three):
+//!
+//! 1. `batch` does not know HTTP, images, text or candle.
+//! 2. Nothing but `app` and `cli` depends on `http`; status codes and JSON shapes appear only there.
+//! 3. Only `config` reads the environment.
+//! 4. No `unsafe` outside the `kernels` crate; no statics with state.
+//! 5. The async runtime decodes no image, runs no model and never blocks.
+//! 6. The port does not open before weights are verified and a batch has run.
+
 pub mod app;
 pub mod batch;
 pub mod cli;
@@ -8,4 +38,6 @@ pub mod faq;
 pub mod http;
 pub mod image;
 pub mod metrics;
+pub mod service;
 pub mod vision;
+pub mod weights;

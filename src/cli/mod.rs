@@ -1,5 +1,92 @@
-//! cli
-/// Runs the command line.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: one file a subcommand. Standard output is for results, standard error for logs.
+
+mod faq;
+mod serve;
+mod weights;
+
+use std::{
+    io::{IsTerminal, stderr},
+    panic,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, LogArgs, LogFormat};
+
+/// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Scores photos and questions in real time.
+#[derive(Debug, Parser)]
+#[command(name = "convoy", version, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve photos and questions over HTTP.
+    Serve(Box<crate::config::ServeArgs>),
+    /// Train, judge and ask a FAQ model.
+    #[command(subcommand)]
+    Faq(faq::FaqCommand),
+    /// Make and check classifier weights.
+    #[command(subcommand)]
+    Weights(weights::WeightsCommand),
+}
+
+/// Runs the command line: 0 when it did what was asked, 64 when the arguments or the configuration cannot be used, 1
+/// when something else went wrong.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _closed_terminal = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if let Err(error) = log_to_stderr(&cli.log) {
+        return fail(&error);
+    }
+    let outcome = match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Faq(command) => faq::run(command),
+        Command::Weights(command) => weights::run(command),
+    };
+    outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a failed command goes to the terminal")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("convoy: {error:#}");
+    if error.is::<ConfigError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+fn log_to_stderr(args: &LogArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| ConfigError {
+        problems: vec![format!("--log {}: {error}; try info or debug", args.log)],
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr);
+    match args.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A panic is a log line like any other. Its message is the code's own; requests never format their content into one.
+fn log_panic(info: &panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let message = info.payload_as_str().unwrap_or("panic without a message");
+    let location = info.location().map(ToString::to_string);
+    tracing::error!(thread = thread.name(), location, message, "panic");
 }

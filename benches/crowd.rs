@@ -1,0 +1,137 @@
+//! A crowd at the door: what batching gains with 64 clients, and what a question waits while photos flood the server.
+//!
+//! Prints medians over interleaved rounds. Not criterion: the figure is a rate over many clients, and a distribution.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use convoy::vision::{Arch, random::Recipe};
+use futures_util::future::join_all;
+use reqwest::{Client, RequestBuilder};
+use serde_json::json;
+use support::{Server, config, photo};
+use tokio::runtime::Runtime;
+
+const CLIENTS: usize = 64;
+const ROUNDS: usize = 5;
+const QUESTIONS: usize = 400;
+
+async fn fetch(request: RequestBuilder) {
+    let response = request.send().await.expect("an answer");
+    assert!(response.status().is_success(), "{}", response.status());
+    response.bytes().await.expect("the whole answer");
+}
+
+fn server(max_batch: usize, weights: &std::path::Path) -> Server {
+    let mut settings = config();
+    let photos = settings.photos.as_mut().expect("photos are served");
+    photos.max_batch = max_batch;
+    photos.weights = weights.to_owned();
+    Server::start(&settings)
+}
+
+/// Photos per second: `CLIENTS` at once, or one after another.
+fn rate(runtime: &Runtime, client: &Client, server: &Server, photo: &[u8], at_once: bool) -> f64 {
+    let ask = || fetch(client.post(server.url("/classify")).body(photo.to_vec()));
+    let count = if at_once { CLIENTS } else { CLIENTS / 4 };
+    let started = Instant::now();
+    runtime.block_on(async {
+        if at_once {
+            join_all((0..count).map(|_| ask())).await;
+        } else {
+            for _ in 0..count {
+                ask().await;
+            }
+        }
+    });
+    count as f64 / started.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn throughput(runtime: &Runtime, weights: &std::path::Path) {
+    let (singles, batches) = (server(1, weights), server(8, weights));
+    let (client, photo) = (Client::new(), photo(1));
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        rates[0].push(rate(runtime, &client, &singles, &photo, false));
+        rates[1].push(rate(runtime, &client, &singles, &photo, true));
+        rates[2].push(rate(runtime, &client, &batches, &photo, true));
+    }
+    let [alone, one, eight] = rates.map(median);
+    println!("one client, batch 1          {alone:7.2} photos/s");
+    println!("{CLIENTS} clients, batch 1         {one:7.2} photos/s");
+    println!("{CLIENTS} clients, batch up to 8   {eight:7.2} photos/s  ({:.2}x batch 1)", eight / one);
+}
+
+/// Milliseconds of each question, one after another.
+async fn questions(client: &Client, server: &Server) -> Vec<f64> {
+    let mut times = Vec::with_capacity(QUESTIONS);
+    for index in 0..QUESTIONS {
+        let asked = json!({"question": format!("how do i sort an array of {index} numbers")});
+        let started = Instant::now();
+        fetch(client.post(server.url("/faq")).json(&asked)).await;
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+fn line(name: &str, times: &[f64]) {
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!(
+        "{name:28} p50 {:6.2}  p90 {:6.2}  p99 {:6.2}  max {:6.2} ms",
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+fn isolation(runtime: &Runtime, weights: &std::path::Path) {
+    let server = server(8, weights);
+    let (client, photo) = (Client::new(), photo(1));
+    line("questions alone", &runtime.block_on(questions(&client, &server)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = (0..CLIENTS * 2).map(|_| {
+        let (client, url, photo, stop) =
+            (client.clone(), server.url("/classify"), photo.clone(), stop.clone());
+        runtime.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                fetch(client.post(&url).body(photo.clone())).await;
+            }
+        })
+    });
+    let flood: Vec<_> = flood.collect();
+    runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
+    line("questions in a photo flood", &runtime.block_on(questions(&client, &server)));
+    stop.store(true, Ordering::Relaxed);
+    runtime.block_on(join_all(flood));
+}
+
+fn main() {
+    // `cargo test --benches` only wants to see that it runs.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let weights = folder.path().join("resnet50.safetensors");
+    Recipe::new(Arch::ResNet50).write(&weights).expect("weights can be written");
+    let runtime = Runtime::new().expect("a runtime");
+    throughput(&runtime, &weights);
+    isolation(&runtime, &weights);
+}

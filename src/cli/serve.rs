@@ -1,0 +1,65 @@
+//! `convoy serve`: configuration, models, then the port, then signals.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{
+    app::App,
+    config::ServeArgs,
+    http::{Ended, Shutdown},
+};
+
+/// How long worker threads may take to end after the last request was answered.
+const WORKERS_END: Duration = Duration::from_secs(2);
+
+/// Serves until told to stop.
+pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let config = args.resolve()?;
+    let app = App::build(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let stop = stop_signal()?;
+        let listener = TcpListener::bind(config.bind)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.bind))?;
+        tracing::info!(address = %listener.local_addr()?, "serving");
+        anyhow::Ok(app.serve(listener, stop).await)
+    })?;
+    runtime.shutdown_timeout(WORKERS_END);
+    match ended {
+        Ended::Drained => {
+            tracing::info!("stopped, every request answered");
+            Ok(())
+        }
+        Ended::Cut => anyhow::bail!("requests were still running when the grace period ended (--grace-ms)"),
+    }
+}
+
+/// Resolves on the first SIGTERM or SIGINT; a second one of either ends the process at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = Shutdown>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let how = tokio::select! {
+            _ = terminate.recv() => Shutdown::Orchestrated,
+            _ = interrupt.recv() => Shutdown::Immediate,
+        };
+        tracing::info!(?how, "asked to stop; once more stops at once");
+        tokio::spawn(exit_on_next(terminate, interrupt));
+        how
+    })
+}
+
+async fn exit_on_next(mut terminate: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::warn!("stopped at once, requests in hand are lost");
+    std::process::exit(1);
+}

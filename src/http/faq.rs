@@ -1,0 +1,67 @@
+//! `POST /faq`: `{"question": "...", "top": 3}`; the best matches with their texts.
+
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Context,
+    body::{self, Body},
+    reply::{self, Failure, Reply},
+    routes::Ask,
+};
+
+/// Matches when the request names no number.
+const DEFAULT_TOP: usize = 3;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    question: String,
+    top: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    matches: Vec<Match<'a>>,
+    milliseconds: f64,
+}
+
+#[derive(Serialize)]
+struct Match<'a> {
+    id: i64,
+    answer_id: i64,
+    probability: f32,
+    question: &'a str,
+    answer: Option<&'a str>,
+}
+
+/// Handles the request.
+pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
+    let questions = context.questions.as_ref().ok_or_else(|| Failure::not_served("questions"))?;
+    if !body::is_json(&ask.head.headers) {
+        let message = r#"POST /faq takes Content-Type: application/json and {"question": "..."}"#;
+        return Err(Failure::unsupported(message));
+    }
+    let seat = questions.admit()?;
+    let bytes = body.read(&context.limits).await?;
+    let asked: Asked = serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::invalid(format!(r#"expected {{"question": "...", "top": 3}}: {error}"#)))?;
+    if asked.top == Some(0) {
+        return Err(Failure::invalid("`top` must be at least 1"));
+    }
+    let top = asked.top.unwrap_or(DEFAULT_TOP);
+    let ranking = questions.ask(seat, asked.question, Some(top), ask.deadline).await?;
+    let originals = questions.model.questions();
+    let matches = ranking.matches.iter().map(|found| {
+        let original = &originals[found.question];
+        Match {
+            id: original.id,
+            answer_id: original.answer_id,
+            probability: found.probability,
+            question: &original.text,
+            answer: original.answer.as_deref(),
+        }
+    });
+    let answer = Answer { matches: matches.collect(), milliseconds: reply::milliseconds(ask.arrived) };
+    Ok(reply::json(StatusCode::OK, &answer))
+}

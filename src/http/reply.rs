@@ -1,0 +1,144 @@
+//! Answers: JSON bodies, and the one mapping from what went wrong to a status and a stable `code`.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode,
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+};
+use serde::Serialize;
+
+use crate::{error::ScoreError, image::DecodeError};
+
+/// Every answer of this server: a body that is complete when its head is sent.
+pub type Reply = Response<Full<Bytes>>;
+
+/// An answer of `status` with `value` as JSON.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    let body = serde_json::to_vec(value).expect("bug: wire types serialize");
+    with_type(status, "application/json", body.into())
+}
+
+/// Milliseconds since `arrived`, to the microsecond: more digits say nothing.
+pub fn milliseconds(arrived: Instant) -> f64 {
+    (arrived.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// An answer of `status` with `text`.
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Reply {
+    with_type(status, "text/plain; charset=utf-8", text.into())
+}
+
+/// An answer of `status` with `body` of the given media type.
+pub fn with_type(status: StatusCode, media_type: &'static str, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    reply
+}
+
+/// A request that gets no answer of its own: `{"error": {"code": ..., "message": ...}}`.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// For people: what is wrong and what to do.
+    pub message: String,
+    /// `Retry-After`, in whole seconds.
+    pub retry_after: Option<Duration>,
+    /// `Allow`, for 405.
+    pub allow: Option<&'static str>,
+    /// Whether the connection cannot be used further, because its request was not read to the end.
+    pub close: bool,
+}
+
+/// The `error` member of a failed answer.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody<'a> {
+    /// Stable, for programs.
+    pub code: &'a str,
+    /// For people.
+    pub message: &'a str,
+}
+
+#[derive(Serialize)]
+struct ErrorReply<'a> {
+    error: ErrorBody<'a>,
+}
+
+impl Failure {
+    /// A failure without extra headers.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None, allow: None, close: false }
+    }
+
+    /// 400: the request does not say what is wanted.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    /// 415 with an explanation.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// 404 for a service this process was told not to run.
+    pub fn not_served(service: &str) -> Self {
+        let message = format!("this server does not serve {service}; start it with --services photos,faq");
+        Self::new(StatusCode::NOT_FOUND, "not_served", message)
+    }
+
+    /// The `error` member, for answers that carry several outcomes.
+    pub fn body(&self) -> ErrorBody<'_> {
+        ErrorBody { code: self.code, message: &self.message }
+    }
+
+    /// The answer.
+    pub fn into_reply(self) -> Reply {
+        let mut reply = json(self.status, &ErrorReply { error: self.body() });
+        let headers = reply.headers_mut();
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if let Some(methods) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+}
+
+impl From<ScoreError> for Failure {
+    fn from(error: ScoreError) -> Self {
+        let (status, code) = match &error {
+            ScoreError::Overloaded(_) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ScoreError::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
+            ScoreError::Image(error) => image_status(error),
+            ScoreError::Engine(_) | ScoreError::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            ScoreError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        };
+        let retry_after = match &error {
+            ScoreError::Overloaded(full) => Some(full.retry_after),
+            ScoreError::Stopped => Some(Duration::from_secs(1)),
+            _ => None,
+        };
+        Self { retry_after, ..Self::new(status, code, error.to_string()) }
+    }
+}
+
+fn image_status(error: &DecodeError) -> (StatusCode, &'static str) {
+    match error {
+        DecodeError::Empty => (StatusCode::BAD_REQUEST, "empty_image"),
+        DecodeError::UnknownFormat => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_image_format"),
+        DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "image_too_large")
+        }
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable_image"),
+    }
+}

@@ -1,0 +1,190 @@
+//! Which handler a request goes to, and what is counted and logged about it.
+
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use hyper::{
+    Method, Request, StatusCode,
+    body::Incoming,
+    header::{CONNECTION, HeaderName, HeaderValue},
+    http::request::Parts,
+};
+
+use super::{
+    Context,
+    body::Body,
+    classify, faq, probes,
+    reply::{Failure, Reply},
+    score,
+};
+use crate::metrics::Metrics;
+
+/// Says on every answer that the classifier's weights are random.
+const WARNING: HeaderName = HeaderName::from_static("x-convoy-warning");
+
+/// The paths this server knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// `/`
+    Root,
+    /// `/version`
+    Version,
+    /// `/livez`
+    Livez,
+    /// `/readyz`
+    Readyz,
+    /// `/metrics`
+    Metrics,
+    /// `/score`
+    Score,
+    /// `/classify`
+    Classify,
+    /// `/faq`
+    Faq,
+    /// Anything else.
+    Unknown,
+}
+
+impl Route {
+    /// The route of a path.
+    pub fn of(path: &str) -> Self {
+        match path {
+            "/" => Self::Root,
+            "/version" => Self::Version,
+            "/livez" => Self::Livez,
+            "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
+            "/score" => Self::Score,
+            "/classify" => Self::Classify,
+            "/faq" => Self::Faq,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Its value in the `route` label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Version => "version",
+            Self::Livez => "livez",
+            Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
+            Self::Score => "score",
+            Self::Classify => "classify",
+            Self::Faq => "faq",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn allowed(self) -> &'static str {
+        match self {
+            Self::Score | Self::Classify | Self::Faq => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    fn allows(self, method: &Method) -> bool {
+        match self {
+            Self::Score | Self::Classify | Self::Faq => method == Method::POST,
+            Self::Unknown => true,
+            _ => method == Method::GET || method == Method::HEAD,
+        }
+    }
+}
+
+/// Answers one request: routes it, contains a panic, counts and logs what came of it.
+pub async fn answer(request: Request<Incoming>, context: &Context) -> Reply {
+    let arrived = Instant::now();
+    let route = Route::of(request.uri().path());
+    let count = Count { route, arrived, metrics: &context.metrics, status: CLIENT_GONE };
+    let (head, body) = request.into_parts();
+    let mut body = Body::new(body);
+    let ask = Ask { head, arrived, deadline: arrived + context.limits.deadline };
+    let handled = AssertUnwindSafe(dispatch(route, &ask, &mut body, context)).catch_unwind().await;
+    let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
+    let mut reply = outcome.unwrap_or_else(Failure::into_reply);
+    if !body.discard().await {
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if context.photos.as_ref().is_some_and(|photos| photos.model.random) {
+        reply.headers_mut().insert(WARNING, HeaderValue::from_static(RANDOM_WEIGHTS));
+    }
+    count.finish(reply.status());
+    reply
+}
+
+/// What answers say while the classifier's weights are random.
+pub const RANDOM_WEIGHTS: &str = "the classifier's weights are random: its labels mean nothing";
+
+fn panicked() -> Failure {
+    let message = "the server failed unexpectedly on this request; its log has the details";
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}
+
+/// A request apart from its body.
+pub(super) struct Ask {
+    /// Method, path, query, headers.
+    pub(super) head: Parts,
+    /// When the head was there.
+    pub(super) arrived: Instant,
+    /// When the answer is worth nothing any more.
+    pub(super) deadline: Instant,
+}
+
+async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
+    let (method, path) = (&ask.head.method, ask.head.uri.path());
+    if !route.allows(method) {
+        let message = format!("{method} is not allowed here; use {}", route.allowed());
+        let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        return Err(Failure { allow: Some(route.allowed()), ..failure });
+    }
+    match route {
+        Route::Root => Ok(probes::root()),
+        Route::Version => Ok(probes::version(context)),
+        Route::Livez => Ok(probes::livez()),
+        Route::Readyz => Ok(probes::readyz(context)),
+        Route::Metrics => Ok(probes::metrics(context)),
+        Route::Score => score::answer(ask, body, context).await,
+        Route::Classify => classify::answer(ask, body, context).await,
+        Route::Faq => faq::answer(ask, body, context).await,
+        Route::Unknown => {
+            let message = format!(
+                "there is nothing at {}; try POST /classify, POST /faq, POST /score or GET /version",
+                path.chars().take(100).collect::<String>()
+            );
+            Err(Failure::new(StatusCode::NOT_FOUND, "not_found", message))
+        }
+    }
+}
+
+/// The status counted for requests whose client left before the answer, after nginx's 499.
+const CLIENT_GONE: u16 = 499;
+
+/// Counts the request when it ends, however it ends.
+struct Count<'a> {
+    route: Route,
+    arrived: Instant,
+    metrics: &'a Metrics,
+    status: u16,
+}
+
+impl Count<'_> {
+    fn finish(mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        let took: Duration = self.arrived.elapsed();
+        let (route, status, ms) = (self.route.name(), self.status, took.as_secs_f64() * 1e3);
+        self.metrics.answered(route, status, took);
+        tracing::info!(target: "access", route, status, ms);
+        if status >= 500 && self.route != Route::Readyz {
+            tracing::warn!(route, status, ms, "request failed");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The binary as an operator meets it: what it says about files it cannot use, its exit codes, its end on SIGTERM.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use support::{config, photo};
+
+fn convoy(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_convoy"));
+    command.args(arguments).env("CONVOY_LOG_FORMAT", "json").env("CONVOY_LOG", "info");
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = convoy(arguments).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_bad_configuration_exits_64_and_names_every_problem() {
+    let (code, _, stderr) =
+        run(&["serve", "--weights", "/nowhere/w", "--max-batch", "0", "--faq-queue", "0"]);
+    assert_eq!(code, Some(64), "{stderr}");
+    for part in ["--weights /nowhere/w", "--max-batch is 0", "--faq-queue is 0"] {
+        assert!(stderr.contains(part), "{part} missing from {stderr}");
+    }
+    assert_eq!(run(&["serve", "--no-such-flag"]).0, Some(64));
+    assert_eq!(run(&["--log", "=%", "faq", "ask", "x"]).0, Some(64));
+    assert_eq!(run(&["--version"]).0, Some(0));
+}
+
+#[test]
+fn unusable_weights_end_the_start_with_a_sentence_not_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = fs::read(config().photos.unwrap().weights).unwrap();
+    for (name, bytes, expected) in [
+        ("empty", Vec::new(), "empty"),
+        ("text", b"these are not the weights you are looking for".to_vec(), "safetensors"),
+        ("cut", good[..good.len() / 2].to_vec(), "truncated"),
+        ("lying-header", [&u64::MAX.to_le_bytes()[..], &good[8..200]].concat(), "safetensors"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        refuse(&["serve", "--services", "photos", "--weights", text(&path)], &[name, expected]);
+    }
+    let weights = config().photos.unwrap().weights;
+    let as_152 = ["serve", "--services", "photos", "--arch", "resnet152", "--weights", text(&weights)];
+    refuse(&as_152, &["resnet18.safetensors", "resnet152", "layer1.0.conv3.weight", "layer1.0.conv1.weight"]);
+    let model = folder.path().join("text");
+    refuse(&["serve", "--services", "faq", "--faq-model", text(&model)], &["text"]);
+}
+
+fn refuse(arguments: &[&str], parts: &[&str]) {
+    let (code, _, stderr) = run(arguments);
+    assert_eq!(code, Some(1), "{stderr}");
+    let last =
+        stderr.lines().rfind(|line| line.starts_with("convoy: ")).unwrap_or_else(|| panic!("{stderr}"));
+    for part in parts {
+        assert!(stderr[stderr.find(last).unwrap()..].contains(part), "{part} missing from {stderr}");
+    }
+    assert!(!stderr.contains("panic"), "{stderr}");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let faq = config().faq.unwrap().model;
+    let (code, _, stderr) =
+        run(&["serve", "--services", "faq", "--faq-model", text(&faq), "--bind", &address]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("cannot listen on {address}")), "{stderr}");
+}
+
+/// A serving process and the address it announced.
+struct Process {
+    child: Child,
+    address: String,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Process {
+    #[expect(clippy::zombie_processes, reason = "`end` waits; a failing test takes the process down with it")]
+    fn start() -> Self {
+        let settings = config();
+        let weights = settings.photos.unwrap().weights;
+        let faq = settings.faq.unwrap().model;
+        let mut child =
+            convoy(&["serve", "--bind", "127.0.0.1:0", "--max-batch", "2", "--lame-duck-ms", "50"])
+                .args(["--weights", text(&weights), "--faq-model", text(&faq)])
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while log.read_line(&mut line).unwrap() > 0 {
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["message"] == "serving" {
+                let address = event["address"].as_str().unwrap().to_owned();
+                return Self { child, address, log };
+            }
+            line.clear();
+        }
+        panic!("the server ended before it served");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Exit code and the rest of the log.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
+    for signal in ["-TERM", "-INT"] {
+        let process = Process::start();
+        let client = reqwest::Client::new();
+        let asks: Vec<_> = (0..8)
+            .map(|index| {
+                let url = format!("http://{}/classify", process.address);
+                tokio::spawn(client.post(url).body(photo(index)).send())
+            })
+            .collect();
+        // The server has begun: the first answer is there.
+        let url = format!("http://{}/classify", process.address);
+        assert!(client.post(url).body(photo(9)).send().await.unwrap().status().is_success());
+        process.signal(signal);
+        for ask in asks {
+            assert!(ask.await.unwrap().unwrap().status().is_success());
+        }
+        drop(client);
+        let (code, log) = process.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("every request answered"), "{log}");
+    }
+}
+
+#[test]
+fn faq_questions_are_answered_from_the_terminal() {
+    let faq = config().faq.unwrap().model;
+    let (code, stdout, stderr) =
+        run(&["faq", "ask", "--model", text(&faq), "--top", "2", "my array of numbers sorts 10 before 9"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("sort") && stdout.matches('%').count() >= 2, "{stdout}");
+}
+
+#[test]
+fn random_weights_are_made_verified_and_marked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r18.safetensors");
+    assert_eq!(run(&["weights", "random", "resnet18", "--classes", "7", "--out", text(&path)]).0, Some(0));
+    let (code, stdout, stderr) = run(&["weights", "verify", text(&path)]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for part in ["network  resnet18, 7 classes", "tensors  122,", "random   yes"] {
+        assert!(stdout.contains(part), "{part} missing from {stdout}");
+    }
+}

@@ -1,0 +1,83 @@
+//! The import directions that `src/lib.rs` promises, read off the sources.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{fs, path::Path};
+
+/// Every source file under `dir`, without its `#[cfg(test)]` tail.
+fn sources(dir: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            found.push((path.display().to_string(), code));
+        }
+    }
+    found
+}
+
+/// Lines of code (comments left out) in `files` that contain one of `words`.
+fn offences(files: &[(String, String)], words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in files {
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            if words.iter().any(|word| line.contains(word)) {
+                found.push(format!("{path}: {}", line.trim()));
+            }
+        }
+    }
+    found
+}
+
+fn under(module: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let wanted = [format!("src/{module}/"), format!("src/{module}.rs")];
+    let files: Vec<_> = sources(&root)
+        .into_iter()
+        .filter(|(path, _)| wanted.iter().any(|end| path.contains(end.as_str())))
+        .collect();
+    assert!(!files.is_empty(), "no module {module}");
+    files
+}
+
+#[test]
+fn batch_moves_jobs_and_knows_nothing_of_what_they_are() {
+    let words =
+        ["hyper", "candle", "serde", "image", "crate::http", "crate::faq", "crate::vision", "crate::service"];
+    assert_eq!(offences(&under("batch"), &words), [""; 0]);
+}
+
+#[test]
+fn nothing_but_the_root_and_the_command_line_depends_on_http() {
+    for module in ["batch", "config", "error", "faq", "image", "metrics", "service", "vision", "weights"] {
+        assert_eq!(offences(&under(module), &["crate::http", "hyper", "StatusCode"]), [""; 0]);
+    }
+}
+
+#[test]
+fn only_config_reads_the_environment() {
+    for module in
+        ["app", "batch", "cli", "error", "faq", "http", "image", "metrics", "service", "vision", "weights"]
+    {
+        assert_eq!(offences(&under(module), &["env::var", "env = \"", "option_env!"]), [""; 0]);
+    }
+}
+
+#[test]
+fn only_the_root_builds_executors() {
+    for module in ["batch", "cli", "config", "http", "service"] {
+        let words = ["Classifier::new", "Answerer::new", "Decoder::new", "CandleEngine::new"];
+        assert_eq!(offences(&under(module), &words), [""; 0]);
+    }
+}
+
+#[test]
+fn the_models_do_not_know_each_other() {
+    assert_eq!(offences(&under("vision"), &["crate::faq", "crate::service"]), [""; 0]);
+    assert_eq!(offences(&under("faq"), &["crate::vision", "crate::image", "crate::service"]), [""; 0]);
+    assert_eq!(offences(&under("image"), &["crate::vision", "crate::faq", "crate::service"]), [""; 0]);
+}

@@ -1,0 +1,178 @@
+//! What the socket tests share: a real server in this process on a free port, models made on the spot, photos drawn
+//! on the spot, and the shared fixtures where they are at hand.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{
+    io::Cursor,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use convoy::{
+    app::App,
+    config::{Config, FaqConfig, HttpConfig, PhotosConfig, TransformName, Transforms},
+    faq::{Corpus, TrainOptions, train},
+    http::{Ended, Shutdown},
+    image::DecodeOptions,
+    vision::{Arch, random::Recipe},
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot};
+
+/// The folder of fixtures beside the checkout, when there is one.
+pub fn shared() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    folder.is_dir().then_some(folder)
+}
+
+/// Expanded weights of the shared packs; `make test` makes them.
+pub fn shared_weights(name: &str) -> PathBuf {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(".cache/weights/{name}.safetensors"));
+    assert!(file.is_file(), "{} is missing: run `make fixtures`", file.display());
+    file
+}
+
+/// Every file of a shared folder, sorted by name.
+pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    files
+}
+
+struct Models {
+    _folder: TempDir,
+    classifier: PathBuf,
+    faq: PathBuf,
+}
+
+/// A random ResNet-18 and the project's own FAQ, made once a test binary.
+fn models() -> &'static Models {
+    static MODELS: OnceLock<Models> = OnceLock::new();
+    MODELS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let classifier = folder.path().join("resnet18.safetensors");
+        // A wide last layer, so that different photos get clearly different answers.
+        Recipe { fc_sd: 1.0, ..Recipe::new(Arch::ResNet18) }.write(&classifier).unwrap();
+        let faq = folder.path().join("faq.safetensors");
+        train(&faq_corpus(), &TrainOptions::default(), |_| {}).save(&faq).unwrap();
+        Models { _folder: folder, classifier, faq }
+    })
+}
+
+/// The project's own FAQ.
+pub fn faq_corpus() -> Corpus {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/faq");
+    Corpus::read(&data.join("questions.tsv"), &[data.join("duplicates.tsv")], Some(&data.join("answers.tsv")))
+        .unwrap()
+}
+
+/// A configuration small enough for tests: random ResNet-18, own FAQ, short drains.
+pub fn config() -> Config {
+    let models = models();
+    Config {
+        bind: "127.0.0.1:0".parse().unwrap(),
+        photos: Some(PhotosConfig {
+            weights: models.classifier.clone(),
+            arch: None,
+            labels: None,
+            transforms: Transforms { default: TransformName::ResizeCrop, short_side: None },
+            max_batch: 8,
+            queue: 128,
+            decode_threads: 1,
+            engine_threads: 2,
+            decode: DecodeOptions { max_pixels: 50_000_000, apply_orientation: true },
+        }),
+        faq: Some(FaqConfig { model: models.faq.clone(), threads: 1, queue: 128 }),
+        http: HttpConfig {
+            max_body: 8 << 20,
+            max_images: 16,
+            deadline: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(10),
+            max_connections: 512,
+            lame_duck: Duration::from_millis(100),
+            grace: Duration::from_secs(30),
+        },
+    }
+}
+
+/// A running server; dropping it stops it.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<Shutdown>>,
+    thread: Option<JoinHandle<Ended>>,
+}
+
+impl Server {
+    /// Builds the models and serves on a free port, on a runtime of its own.
+    pub fn start(config: &Config) -> Self {
+        let app = App::build(config).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (bound, address) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
+                let stopped = async { stopped.await.unwrap_or(Shutdown::Immediate) };
+                app.serve(listener, stopped).await
+            })
+        });
+        Self { address: address.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Asks the server to stop, without waiting.
+    pub fn ask_to_stop(&mut self, how: Shutdown) {
+        if let Some(stop) = self.stop.take() {
+            let _already_gone = stop.send(how);
+        }
+    }
+
+    /// Waits for the end.
+    pub fn join(&mut self) -> Option<Ended> {
+        self.thread.take().map(|thread| thread.join().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ask_to_stop(Shutdown::Immediate);
+        self.join();
+    }
+}
+
+/// A PNG photo that differs clearly from every other `index`.
+pub fn photo(index: u32) -> Vec<u8> {
+    let image = ::image::RgbImage::from_fn(256, 240, |x, y| {
+        let (fx, fy) =
+            (x as f32 * (1.0 + (index % 7) as f32) / 40.0, y as f32 * (1.0 + (index / 7) as f32) / 40.0);
+        let wave = |phase: f32| (127.5 + 127.5 * (fx + phase).sin() * (fy - phase).cos()) as u8;
+        ::image::Rgb([wave(index as f32), wave(index as f32 * 0.7), wave(2.0 - index as f32)])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ::image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// The value of one metric line, by its full name with labels.
+pub fn metric(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    let value = line.unwrap_or_else(|| panic!("no metric {name} in\n{text}")).rsplit(' ').next().unwrap();
+    value.parse().unwrap()
+}
