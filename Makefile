@@ -1,0 +1,60 @@
+# make run    build, set up models, serve on port 8080
+# make test   everything CI checks: format, lints, docs, tests, benches compiled
+# make bench  criterion benches
+#
+# Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here. nasm, where it
+# is installed, halves the time of JPEG decoding.
+
+CARGO   ?= cargo
+PYTHON  ?= python3
+CONVOY  := $(or $(CARGO_TARGET_DIR),target)/release/convoy
+FAQ     ?= weights/faq.safetensors
+FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/answers.tsv
+VENV    := .venv/ready
+SHARED  := $(wildcard ../shared/weights/expand_pack.py)
+
+.PHONY: run build test check bench fixtures clean
+
+# WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
+run: build $(FAQ)
+	weights="$(WEIGHTS)"; [ -n "$$weights" ] || weights=$$(weights/choose.sh $(CONVOY)); \
+	    exec $(CONVOY) serve --weights "$$weights" --faq-model $(FAQ) $(ARGS)
+
+build:
+	$(CARGO) build --release --locked
+
+$(FAQ): $(FAQ_DATA) | build
+	$(CONVOY) faq train --questions weights/faq/questions.tsv --duplicates weights/faq/duplicates.tsv \
+	    --answers weights/faq/answers.tsv --out $@
+
+test: check $(VENV) fixtures
+	$(CARGO) test --workspace --locked
+	$(CARGO) test --benches --no-run --locked
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+bench:
+	$(CARGO) bench
+
+# The Python clients that the tests drive the server with.
+$(VENV): tests/requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+# Real weights for tests, where the shared fixtures are at hand.
+ifneq ($(SHARED),)
+fixtures: $(VENV)
+	bash tests/expand_weights.sh ../shared/weights .cache/weights .venv/bin/python
+	$(CARGO) run --quiet --locked -- weights fetch efficientnet-lite0 --dir .cache/weights --python .venv/bin/python
+else
+fixtures:
+	@echo "no ../shared: tests that need real weights and photos are left out"
+endif
+
+clean:
+	$(CARGO) clean
+	rm -rf .venv .cache
