@@ -1,9 +1,9 @@
 //! Measures a model on duplicates it was not trained on, and on questions that match nothing. It owns the definitions of
 //! the figures; it prints nothing and judges nothing.
 
-use super::Ranking;
+use super::{Match, Matcher};
 use super::corpus::Corpus;
-use super::model::{Model, Scratch};
+use super::model::Model;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,20 +65,19 @@ pub struct Report {
 ///
 /// # Errors
 /// [`EvalError`] where there is nothing to measure or a duplicate belongs to an original that the model does not have.
-pub fn evaluate(model: &Model, test: &Corpus, out_of_scope: &[String]) -> Result<Report, EvalError> {
-    let truths = truths(model, test)?;
-    let mut scratch = Scratch::default();
+pub fn evaluate(matcher: &mut Matcher, test: &Corpus, out_of_scope: &[String]) -> Result<Report, EvalError> {
+    let truths = truths(matcher.model(), test)?;
     let mut times = Vec::new();
     let mut answers = Vec::new();
     for (duplicate, truth) in test.duplicates.iter().zip(truths) {
         let start = Instant::now();
-        let ranking = model.rank(&duplicate.text, None, &mut scratch);
+        let ranking = matcher.rank(&duplicate.text, None);
         times.push(start.elapsed());
-        answers.push(Outcome::new(&ranking, truth, &duplicate.source));
+        answers.push(Outcome::new(&ranking.matches, ranking.scope, truth, &duplicate.source));
     }
     let strangers: Vec<f32> = out_of_scope
         .iter()
-        .map(|text| model.rank(text, Some(1), &mut scratch).matches[0].probability)
+        .map(|text| matcher.rank(text, Some(1)).scope)
         .collect();
     let per_second = times.len() as f64 / times.iter().sum::<Duration>().as_secs_f64();
     times.sort_unstable();
@@ -87,7 +86,7 @@ pub fn evaluate(model: &Model, test: &Corpus, out_of_scope: &[String]) -> Result
         sources: by_source(&answers),
         calibration_error: calibration_error(&answers),
         brier: answers.iter().map(|answer| answer.squared_error).sum::<f64>() / answers.len() as f64,
-        out_of_scope_auroc: auroc(answers.iter().map(|answer| answer.best), &strangers),
+        out_of_scope_auroc: auroc(answers.iter().map(|answer| answer.scope), &strangers),
         p50: times[times.len() / 2],
         p99: times[times.len() * 99 / 100],
         per_second,
@@ -109,21 +108,20 @@ fn truths(model: &Model, test: &Corpus) -> Result<Vec<usize>, EvalError> {
 struct Outcome<'a> {
     source: &'a str,
     rank: usize,
+    scope: f32,
     best: f32,
     squared_error: f64,
 }
 
 impl<'a> Outcome<'a> {
-    fn new(ranking: &Ranking, truth: usize, source: &'a str) -> Self {
-        let rank = 1 + ranking
-            .matches
-            .iter()
+    fn new(matches: &[Match], scope: f32, truth: usize, source: &'a str) -> Self {
+        let rank = 1 + matches.iter()
             .position(|found| found.question == truth)
             .expect("bug: a full ranking names every original");
-        let squared_error = ranking.matches.iter().map(|found| {
+        let squared_error = matches.iter().map(|found| {
             (f64::from(found.probability) - f64::from(u8::from(found.question == truth))).powi(2)
         });
-        Self { source, rank, best: ranking.matches[0].probability, squared_error: squared_error.sum() }
+        Self { source, rank, scope, best: matches[0].probability, squared_error: squared_error.sum() }
     }
 }
 
@@ -213,11 +211,10 @@ impl Accuracy {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Match;
     use super::*;
 
     fn outcome(rank: usize, best: f32) -> Outcome<'static> {
-        Outcome { source: "s", rank, best, squared_error: 0.0 }
+        Outcome { source: "s", scope: 0.5, rank, best, squared_error: 0.0 }
     }
 
     #[test]
@@ -231,7 +228,7 @@ mod tests {
     #[test]
     fn an_outcome_sums_squared_errors_over_all_classes() {
         let matches = vec![Match { question: 1, probability: 0.7 }, Match { question: 0, probability: 0.3 }];
-        let outcome = Outcome::new(&Ranking { matches }, 0, "s");
+        let outcome = Outcome::new(&matches, 0.5, 0, "s");
         assert_eq!(outcome.rank, 2);
         assert!((outcome.squared_error - 0.98).abs() < 1e-6);
     }

@@ -11,7 +11,10 @@ pub mod eval;
 pub mod features;
 mod logistic;
 pub mod model;
+mod neighbours;
+mod newton;
 mod rng;
+mod scope;
 pub mod storage;
 pub mod train;
 
@@ -21,7 +24,8 @@ use std::sync::Arc;
 
 pub use corpus::{Corpus, CorpusError};
 pub use eval::{Report, evaluate};
-pub use model::{Model, Scratch};
+pub use model::Model;
+use model::Scratch;
 pub use storage::LoadError;
 pub use train::{Progress, TrainOptions, train};
 
@@ -44,10 +48,46 @@ pub struct Match {
 }
 
 /// The answer to one question.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Ranking {
     /// Likeliest first, ties by index.
     pub matches: Vec<Match>,
+    /// From 0 to 1: how likely it is that the question asks any of the originals.
+    pub scope: f32,
+    /// The model that answered, which a later one may have replaced: a match's index is into its questions.
+    pub model: Arc<Model>,
+}
+
+impl Ranking {
+    /// Whether the question asks any of the originals, as far as the model can tell.
+    pub fn in_scope(&self) -> bool {
+        self.scope >= self.model.threshold()
+    }
+}
+
+/// Answers questions one at a time, with working memory of its own.
+#[derive(Debug)]
+pub struct Matcher {
+    model: Arc<Model>,
+    scratch: Scratch,
+}
+
+impl Matcher {
+    /// One that shares `model`.
+    pub fn new(model: Arc<Model>) -> Self {
+        Self { model, scratch: Scratch::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The `top` likeliest originals of `text`; all where `None`.
+    pub fn rank(&mut self, text: &str, top: Option<usize>) -> Ranking {
+        let (matches, scope) = self.model.rank(text, top, &mut self.scratch);
+        Ranking { matches, scope, model: self.model.clone() }
+    }
 }
 
 /// Questions given to a worker at once: enough to spread the cost of a hand-over, few enough to keep answers prompt.
@@ -56,14 +96,13 @@ const MAX_BATCH: usize = 16;
 /// Answers questions on one worker thread.
 #[derive(Debug)]
 pub struct Answerer {
-    model: Arc<Model>,
-    scratch: Scratch,
+    matcher: Matcher,
 }
 
 impl Answerer {
     /// A worker that shares `model` and has working memory of its own.
     pub fn new(model: Arc<Model>) -> Self {
-        Self { model, scratch: Scratch::default() }
+        Self { matcher: Matcher::new(model) }
     }
 }
 
@@ -77,7 +116,6 @@ impl Executor for Answerer {
     }
 
     fn run(&mut self, batch: Vec<Question>) -> Vec<Result<Ranking, Infallible>> {
-        let Self { model, scratch } = self;
-        batch.iter().map(|question| Ok(model.rank(&question.text, question.top, scratch))).collect()
+        batch.iter().map(|question| Ok(self.matcher.rank(&question.text, question.top))).collect()
     }
 }

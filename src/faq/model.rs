@@ -1,27 +1,38 @@
-//! A trained model and how it answers: sparse features against quantised weights and postings, softmax, rank. It owns the
-//! in-memory layout and the arithmetic of one question; files are `storage`'s and training is `train`'s.
+//! A trained model and how it answers: sparse features against quantised weights, postings and neighbours, softmax, rank.
+//! It owns the in-memory layout and the arithmetic of one question; files are `storage`'s and training is `train`'s.
 
-use super::blend::SCORES;
+use super::Match;
+use super::blend::{self, HeldOut};
 use super::bm25::Postings;
 use super::clean::clean_into;
 use super::corpus::{Corpus, Original};
 use super::features::{Featurizer, Kind, Vocabulary};
 use super::logistic::{Weights, softmax};
-use super::train::TrainOptions;
-use super::{Match, Ranking};
+use super::neighbours::Neighbours;
+use super::scope::{Best, Scope};
+use super::train::{Scorers, TrainOptions};
 use half::f16;
 
 /// A trained model: immutable, shared by every worker.
 ///
-/// A question with features `x` scores `sum_f x_f * scale_f * W_f + sum_f P_f` over the classes, where `W` is dense int8
-/// and `P` the sparse BM25 postings, both already weighed by the blend; softmax makes that probabilities. A question
-/// without any known gram scores zero everywhere, hence `1 / N` for each original.
+/// A question with features `x` scores `sum_f x_f scale_f W_f + sum_f P_f + b + g max_t x . t` over the classes, where `W`
+/// is dense int8, `P` the sparse BM25 postings, `b` a constant of each class and `t` runs over the texts of the class, all
+/// weighed by the blend already; softmax makes that probabilities. A question without any known gram scores zero
+/// everywhere, hence `1 / N` for each original.
 #[derive(Debug, Clone)]
 pub struct Model {
     pub(super) originals: Vec<Original>,
     pub(super) vocabulary: Vocabulary,
     pub(super) dense: Quantised,
     pub(super) postings: Postings,
+    /// What each class scores for the number of its texts.
+    pub(super) constants: Vec<f32>,
+    pub(super) neighbours: Neighbours,
+    /// Weight of the nearest text's cosine.
+    pub(super) nearest: f32,
+    pub(super) scope: Scope,
+    /// Duplicates it was trained on.
+    pub(super) duplicates: u64,
     pub(super) digest: String,
 }
 
@@ -39,39 +50,46 @@ pub(super) struct Parts<'a> {
     pub(super) corpus: &'a Corpus,
     pub(super) options: &'a TrainOptions,
     pub(super) vocabulary: Vocabulary,
-    pub(super) weights: Weights,
-    /// Of all texts.
-    pub(super) postings: Postings,
-    /// Of the answers alone.
+    pub(super) scorers: Scorers,
+    /// BM25 of the answers alone.
     pub(super) answers: Postings,
-    pub(super) blend: [f64; SCORES],
+    pub(super) held_out: &'a HeldOut,
+    pub(super) blend: &'a [f64],
 }
 
 /// Working memory of one thread; a question costs no allocation but for its answer.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub(super) struct Scratch {
     text: String,
     featurizer: Featurizer,
+    cosines: Vec<f32>,
     scores: Vec<f32>,
 }
 
 impl Model {
     /// Puts the trained parts into the layout that answers, rounded exactly as a file would hold them.
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { corpus, options, vocabulary, weights, mut postings, mut answers, blend } = parts;
-        let [logistic, rest @ ..] = blend.map(|weight| weight as f32);
+        let Parts { corpus, options, vocabulary, scorers, mut answers, held_out, blend } = parts;
+        let Scorers { weights, mut postings, frequencies, mut neighbours } = scorers;
         let kinds: Vec<Kind> = vocabulary.entries().iter().map(|entry| entry.kind).collect();
-        let (texts_weights, answers_weights) = rest.split_at(Kind::COUNT);
-        postings.scale(&kinds, std::array::from_fn(|kind| texts_weights[kind]));
-        answers.scale(&kinds, std::array::from_fn(|kind| answers_weights[kind]));
+        let of_kinds = |first: usize| std::array::from_fn(|kind| blend[first + kind] as f32);
+        postings.scale(&kinds, of_kinds(blend::TEXTS));
+        answers.scale(&kinds, of_kinds(blend::ANSWERS));
         postings.add(&answers);
-        postings.weights.iter_mut().for_each(|score| *score = f16::from_f32(*score).to_f32());
-        let dense = Quantised::new(&weights, kinds.len(), logistic);
+        round_to_half(&mut postings.weights);
+        round_to_half(&mut neighbours.values);
+        let constants: Vec<f32> =
+            frequencies.iter().map(|frequency| blend[blend::FREQUENCY] as f32 * frequency).collect();
         Self {
             originals: corpus.originals.clone(),
+            dense: Quantised::new(&weights, kinds.len(), blend[blend::LOGISTIC] as f32),
             vocabulary,
-            dense,
             postings,
+            scope: Scope::fit(held_out, blend, &constants),
+            constants,
+            neighbours,
+            nearest: blend[blend::NEAREST] as f32,
+            duplicates: corpus.duplicates.len() as u64,
             digest: digest(corpus, options),
         }
     }
@@ -92,25 +110,24 @@ impl Model {
         &self.digest
     }
 
-    /// The probability of every original, by index. All finite, summing to one.
-    pub fn probabilities<'s>(&self, text: &str, scratch: &'s mut Scratch) -> &'s [f32] {
-        let Scratch { text: cleaned, featurizer, scores } = scratch;
-        clean_into(text, cleaned);
-        let features = featurizer.features(&self.vocabulary, cleaned);
-        scores.clear();
-        scores.resize(self.originals.len(), 0.0);
-        for (feature, value) in features.indices.iter().zip(features.values) {
-            self.dense.score(*feature as usize, *value, scores);
-            self.postings.score(*feature, scores);
-        }
-        softmax(scores);
-        scores
+    /// How many duplicates it was trained on.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
     }
 
-    /// The `top` likeliest originals (all where `None`), likeliest first and ties by index.
-    pub fn rank(&self, text: &str, top: Option<usize>, scratch: &mut Scratch) -> Ranking {
-        let probabilities = self.probabilities(text, scratch);
-        let all = probabilities.iter().enumerate();
+    /// A question whose [`Ranking::scope`] is below matches nothing: one in twenty right matches of the cross-validation
+    /// was.
+    pub fn threshold(&self) -> f32 {
+        self.scope.threshold
+    }
+
+    /// The `top` likeliest originals (all where `None`), likeliest first and ties by index, and the scope of the question.
+    pub(super) fn rank(&self, text: &str, top: Option<usize>, scratch: &mut Scratch) -> (Vec<Match>, f32) {
+        self.score(text, scratch);
+        let scores = &mut scratch.scores;
+        let scope = self.scope.score(&Best::of(scores, &self.constants));
+        softmax(scores);
+        let all = scores.iter().enumerate();
         let mut matches: Vec<Match> =
             all.map(|(question, probability)| Match { question, probability: *probability }).collect();
         let order =
@@ -121,8 +138,31 @@ impl Model {
             matches.truncate(top);
         }
         matches.sort_unstable_by(order);
-        Ranking { matches }
+        (matches, scope)
     }
+
+    /// The blended score of every original, before softmax.
+    fn score(&self, text: &str, scratch: &mut Scratch) {
+        let Scratch { text: cleaned, featurizer, cosines, scores } = scratch;
+        clean_into(text, cleaned);
+        let features = featurizer.features(&self.vocabulary, cleaned);
+        scores.clear();
+        scores.resize(self.originals.len(), 0.0);
+        if features.indices.is_empty() {
+            return;
+        }
+        scores.copy_from_slice(&self.constants);
+        for (feature, value) in features.indices.iter().zip(features.values) {
+            self.dense.score(*feature as usize, *value, scores);
+            self.postings.score(*feature, scores);
+        }
+        self.neighbours.score(features, self.nearest, cosines, scores);
+    }
+}
+
+/// Rounds to what a file keeps.
+fn round_to_half(values: &mut [f32]) {
+    values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
 }
 
 impl Quantised {

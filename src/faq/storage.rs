@@ -1,7 +1,7 @@
 //! A model as one safetensors file: numbers and text only, so that loading runs nothing. It owns the names, types and
 //! shapes of the tensors and every check between a file and a [`Model`]; a damaged or hostile file gives a [`LoadError`].
 //!
-//! With `N` originals, `V` grams and `P` postings:
+//! With `N` originals, `V` grams, `P` postings of classes and `Q` of texts:
 //!
 //! | tensor | type | shape | |
 //! |---|---|---|---|
@@ -12,16 +12,25 @@
 //! | `postings.weight` | F16 | P | |
 //! | `gram.hash`, `gram.kind`, `gram.idf` | U64, U8, F32 | V | vocabulary |
 //! | `gram.unknown` | F32 | 1 | idf of a gram that is not in it |
+//! | `class.constant` | F32 | N | score of each class for the number of its texts |
+//! | `near.end` | U32 | V | where each gram's postings of texts end |
+//! | `near.text`, `near.value` | U32, F16 | Q | |
+//! | `near.class_end` | U32 | N | where each class's texts end |
+//! | `near.blend` | F32 | 1 | weight of the nearest text |
+//! | `scope` | F32 | 4 | three weights and the threshold |
 //! | `question.id`, `question.answer_id` | I64 | N | |
 //! | `question.text`, `answer.text` | U8 | bytes | UTF-8, one after the other |
 //! | `question.text_end`, `answer.text_end` | U32 | N | where each ends; an empty answer is none |
 //!
-//! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data) and `checksum` (of the tensors).
+//! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data), `duplicates` (how many) and
+//! `checksum` (of the tensors).
 
 use super::bm25::Postings;
 use super::corpus::{MAX_ORIGINALS, Original};
 use super::features::{Entry, Kind, Vocabulary};
 use super::model::{Fnv, Model, Quantised};
+use super::neighbours::Neighbours;
+use super::scope::Scope;
 use half::f16;
 use safetensors::tensor::{SafeTensorError, TensorView};
 use safetensors::{Dtype, SafeTensors};
@@ -32,7 +41,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The layout described above.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const METADATA_KEY: &str = "convoy.faq";
 
 /// The largest file read: [`MAX_ORIGINALS`] classes at the least vocabulary make about 40 MB.
@@ -40,6 +49,9 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The largest header read; a model's own is under 2 KB.
 const MAX_HEADER_BYTES: u64 = 64 << 10;
+
+/// The most texts a model may be trained on.
+const MAX_TEXTS: u32 = 1 << 24;
 
 /// No weight of a sane model comes near; within it no sum can overflow.
 const MAX_WEIGHT: f32 = 1e6;
@@ -107,6 +119,7 @@ pub enum Problem {
 struct Metadata {
     version: u32,
     digest: String,
+    duplicates: u64,
     checksum: String,
 }
 
@@ -142,8 +155,13 @@ impl Model {
         let tensors = self.tensors();
         let mut checksum = Fnv::new();
         tensors.iter().for_each(|tensor| checksum.write(&tensor.bytes));
-        let metadata = Metadata { version: VERSION, digest: self.digest.clone(), checksum: checksum.hex() };
-        let metadata = serde_json::to_string(&metadata).expect("bug: three plain fields are JSON");
+        let metadata = Metadata {
+            version: VERSION,
+            digest: self.digest.clone(),
+            duplicates: self.duplicates,
+            checksum: checksum.hex(),
+        };
+        let metadata = serde_json::to_string(&metadata).expect("bug: plain fields are JSON");
         let views = tensors.iter().map(|tensor| {
             let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);
             (tensor.name, view.expect("bug: a tensor's bytes fit its shape"))
@@ -155,7 +173,10 @@ impl Model {
 
     fn tensors(&self) -> Vec<Tensor> {
         let entries = self.vocabulary.entries();
-        let (n, v, p) = (self.originals.len(), entries.len(), self.postings.classes.len());
+        let near = &self.neighbours;
+        let (n, v, p, q) = (self.originals.len(), entries.len(), self.postings.classes.len(), near.texts.len());
+        let [constant, log_p, evidence] = self.scope.weights;
+        let scope = [constant, log_p, evidence, self.scope.threshold];
         let (texts, text_ends) = concatenate(self.originals.iter().map(|original| original.text.as_str()));
         let answers = self.originals.iter().map(|original| original.answer.as_deref().unwrap_or_default());
         let (answers, answer_ends) = concatenate(answers);
@@ -171,6 +192,13 @@ impl Model {
             tensor("gram.kind", Dtype::U8, [v], entries, |x| [kind(x)]),
             tensor("gram.idf", Dtype::F32, [v], entries, |x| x.idf.to_le_bytes()),
             tensor("gram.unknown", Dtype::F32, [1], &[self.vocabulary.unknown_idf()], |x| x.to_le_bytes()),
+            tensor("class.constant", Dtype::F32, [n], &self.constants, |x| x.to_le_bytes()),
+            tensor("near.end", Dtype::U32, [v], &near.ends, |x| x.to_le_bytes()),
+            tensor("near.text", Dtype::U32, [q], &near.texts, |x| x.to_le_bytes()),
+            tensor("near.value", Dtype::F16, [q], &near.values, |x| round(x).to_le_bytes()),
+            tensor("near.class_end", Dtype::U32, [n], &near.class_ends, |x| x.to_le_bytes()),
+            tensor("near.blend", Dtype::F32, [1], &[self.nearest], |x| x.to_le_bytes()),
+            tensor("scope", Dtype::F32, [4], &scope, |x| x.to_le_bytes()),
             tensor("question.id", Dtype::I64, [n], &self.originals, |x| x.id.to_le_bytes()),
             tensor("question.answer_id", Dtype::I64, [n], &self.originals, |x| x.answer_id.to_le_bytes()),
             tensor("question.text", Dtype::U8, [texts.len()], texts.as_bytes(), |x| [*x]),
@@ -201,6 +229,11 @@ impl Model {
             vocabulary: file.vocabulary(features)?,
             dense: file.dense(features, classes)?,
             postings: file.postings(features, classes)?,
+            constants: file.weights("class.constant", Dtype::F32, classes, f32::from_le_bytes)?,
+            neighbours: file.neighbours(features, classes)?,
+            nearest: file.weights("near.blend", Dtype::F32, 1, f32::from_le_bytes)?[0],
+            scope: file.scope()?,
+            duplicates: metadata.duplicates,
             digest: metadata.digest,
         };
         let mut checksum = Fnv::new();
@@ -372,5 +405,33 @@ impl Tensors<'_> {
         let half = |bytes| f16::from_le_bytes(bytes).to_f32();
         let weights = self.weights("postings.weight", Dtype::F16, total, half)?;
         Ok(Postings { ends, classes: of, weights })
+    }
+
+    fn neighbours(&self, features: usize, classes: usize) -> Result<Neighbours, Problem> {
+        let total = self.length("near.text", 0, u32::MAX as usize)?;
+        let ends = self.ends("near.end", features, total)?;
+        let texts = self.read("near.text", Dtype::U32, &[total], u32::from_le_bytes)?;
+        let half = |bytes| f16::from_le_bytes(bytes).to_f32();
+        let values = self.weights("near.value", Dtype::F16, total, half)?;
+        let class_ends = self.read("near.class_end", Dtype::U32, &[classes], u32::from_le_bytes)?;
+        // A text without any posting is known by the class ends alone: bound what they make the scratch space.
+        let last = class_ends.last().copied().unwrap_or(0);
+        if !class_ends.is_sorted() || last > MAX_TEXTS {
+            return Err(Problem::Value { tensor: "near.class_end" });
+        }
+        if texts.iter().any(|text| *text >= last) {
+            return Err(Problem::Value { tensor: "near.text" });
+        }
+        Ok(Neighbours { ends, texts, values, class_ends })
+    }
+
+    fn scope(&self) -> Result<Scope, Problem> {
+        let numbers = self.weights("scope", Dtype::F32, 4, f32::from_le_bytes)?;
+        match numbers[..] {
+            [constant, log_p, evidence, threshold] if (0.0..=1.0).contains(&threshold) => {
+                Ok(Scope { weights: [constant, log_p, evidence], threshold })
+            }
+            _ => Err(Problem::Value { tensor: "scope" }),
+        }
     }
 }

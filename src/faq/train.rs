@@ -1,14 +1,15 @@
-//! Trains a [`Model`] on a corpus: features, logistic regression and BM25 over originals, answers and duplicates, blended
-//! by weights that cross-validation on the duplicates chooses. Everything is deterministic: the same corpus and options give
-//! the same model, byte for byte, on the same build. Nothing here is used while answering.
+//! Trains a [`Model`] on a corpus: features, logistic regression, BM25 and nearest texts over originals, answers and
+//! duplicates, blended by weights that cross-validation on the duplicates chooses. Everything is deterministic: the same
+//! corpus and options give the same model, byte for byte, on the same build. Nothing here is used while answering.
 
-use super::blend::HeldOut;
+use super::blend::{self, HeldOut, LEXICAL};
 use super::bm25::Postings;
 use super::clean::clean;
 use super::corpus::Corpus;
-use super::features::{Featurizer, Kind, Vocabulary};
+use super::features::{Features, Featurizer, Kind, Vocabulary};
 use super::logistic::{Rows, Solver, Weights};
 use super::model::{Model, Parts};
+use super::neighbours::Neighbours;
 use super::rng::Rng;
 
 /// Choices a caller may make; the defaults were chosen by cross-validation on questions of three sources.
@@ -34,6 +35,9 @@ impl Default for TrainOptions {
 
 /// A vocabulary is never cut below this many grams, however many classes share the budget.
 const MIN_FEATURES: usize = 8192;
+
+/// The most scores kept to fit the blend to, 512 MB: a larger corpus is represented by part of each fold.
+const MAX_HELD_OUT_SCORES: usize = 1 << 27;
 
 /// What training is doing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,9 +74,20 @@ pub fn train(corpus: &Corpus, options: &TrainOptions, mut progress: impl FnMut(P
     let (accuracy, log_loss) = held_out.measure(&blend);
     progress(Progress::Blended { accuracy, log_loss });
     let everything: Vec<u32> = (0..data.labels.len() as u32).collect();
-    let (weights, postings) = data.fit(options, &everything);
+    let scorers = data.fit(options, &everything);
     let answers = data.index_answers();
-    Model::new(Parts { corpus, options, vocabulary: data.vocabulary, weights, postings, answers, blend })
+    let vocabulary = data.vocabulary;
+    Model::new(Parts { corpus, options, vocabulary, scorers, answers, held_out: &held_out, blend: &blend })
+}
+
+/// What is fitted to texts and scores others.
+pub(super) struct Scorers {
+    pub(super) weights: Weights,
+    /// BM25 of all texts.
+    pub(super) postings: Postings,
+    /// Logarithm of each class's number of texts.
+    pub(super) frequencies: Vec<f32>,
+    pub(super) neighbours: Neighbours,
 }
 
 /// The corpus as numbers: rows of originals first, one per class in order, then of their answers, then of duplicates.
@@ -109,10 +124,18 @@ impl Data {
         }
     }
 
-    fn fit(&self, options: &TrainOptions, subset: &[u32]) -> (Weights, Postings) {
+    fn fit(&self, options: &TrainOptions, subset: &[u32]) -> Scorers {
         let solver = Solver { c: options.c, epochs: options.epochs, seed: options.seed };
-        let weights = solver.fit(&self.rows, &self.labels, subset, self.kinds.len(), self.classes);
-        (weights, self.index(subset))
+        let (features, classes) = (self.kinds.len(), self.classes);
+        let mut frequencies = vec![0.0_f32; classes];
+        subset.iter().for_each(|row| frequencies[self.labels[*row as usize] as usize] += 1.0);
+        frequencies.iter_mut().for_each(|frequency| *frequency = frequency.max(1.0).ln());
+        Scorers {
+            weights: solver.fit(&self.rows, &self.labels, subset, features, classes),
+            postings: self.index(subset),
+            frequencies,
+            neighbours: Neighbours::fit(&self.rows, &self.labels, subset, features, classes),
+        }
     }
 
     fn index(&self, subset: &[u32]) -> Postings {
@@ -130,15 +153,17 @@ impl Data {
         let folds = options.folds.max(2);
         let fold_of = self.assign_folds(options.seed, folds);
         let answers = self.index_answers();
-        let mut held_out = HeldOut::new(self.classes);
+        let quota = (MAX_HELD_OUT_SCORES / LEXICAL.len() / self.classes.max(1)).div_ceil(folds);
+        let mut held_out = HeldOut::new(self.classes, &LEXICAL);
         for fold in 0..folds {
             let (held, rest): (Vec<u32>, Vec<u32>) =
                 (0..self.labels.len() as u32).partition(|row| fold_of[*row as usize] == Some(fold));
             if !held.is_empty() {
-                let (weights, postings) = self.fit(options, &rest);
-                for row in held {
+                let scorers = self.fit(options, &rest);
+                let step = held.len().div_ceil(quota.max(1));
+                for row in held.into_iter().step_by(step) {
                     let scores = held_out.push(self.labels[row as usize]);
-                    self.score(&weights, [&postings, &answers], row, scores);
+                    self.score(&scorers, &answers, row, scores);
                 }
             }
             progress(Progress::Fold { done: fold + 1, folds });
@@ -158,17 +183,19 @@ impl Data {
         fold_of
     }
 
-    /// Fills in the scores of one row: of the logistic regression, then of each index, kind by kind.
-    fn score(&self, weights: &Weights, indexes: [&Postings; 2], row: u32, scores: &mut [f32]) {
+    /// Fills in the scores of one row, in the order of [`LEXICAL`].
+    fn score(&self, scorers: &Scorers, answers: &Postings, row: u32, scores: &mut [f32]) {
         let row = self.rows.row(row as usize);
-        let (logistic, bm25) = scores.split_at_mut(self.classes);
-        weights.score(row, logistic);
-        for (index, scores) in indexes.into_iter().zip(bm25.chunks_exact_mut(Kind::COUNT * self.classes)) {
+        let mut runs: Vec<&mut [f32]> = scores.chunks_exact_mut(self.classes).collect();
+        scorers.weights.score(row, runs[blend::LOGISTIC]);
+        for (index, first) in [(&scorers.postings, blend::TEXTS), (answers, blend::ANSWERS)] {
             for feature in row.0 {
-                let kind = self.kinds[*feature as usize] as usize;
-                index.score(*feature, &mut scores[kind * self.classes..][..self.classes]);
+                index.score(*feature, runs[first + self.kinds[*feature as usize] as usize]);
             }
         }
+        runs[blend::FREQUENCY].copy_from_slice(&scorers.frequencies);
+        let features = Features { indices: row.0, values: row.1 };
+        scorers.neighbours.score(features, 1.0, &mut Vec::new(), runs[blend::NEAREST]);
     }
 }
 
