@@ -2,9 +2,10 @@
 //! one, so that the bench runs on any clone; its answers are asserted before anything is timed.
 
 use convoy::faq::corpus::{Duplicate, Original};
-use convoy::faq::{Corpus, Model, Scratch, TrainOptions, train};
+use convoy::faq::{Corpus, Matcher, Model, TrainOptions, train};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::sync::Arc;
 
 const CLASSES: usize = 227;
 const DUPLICATES: usize = 15;
@@ -46,15 +47,14 @@ fn model() -> Model {
 }
 
 fn answer(criterion: &mut Criterion) {
-    let model = model();
-    let mut scratch = Scratch::default();
+    let mut matcher = Matcher::new(Arc::new(model()));
     let mut group = criterion.benchmark_group("faq");
     for words in [1, 11, 100, 16_000] {
         let text = question(42, DUPLICATES + 1).split(' ').cycle().take(words).collect::<Vec<_>>().join(" ");
-        assert_eq!(model.rank(&text, Some(1), &mut scratch).matches[0].question, 42);
+        assert_eq!(matcher.rank(&text, Some(1)).matches[0].question, 42);
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(format!("{words} words"), |bencher| {
-            bencher.iter(|| model.rank(black_box(&text), None, &mut scratch));
+            bencher.iter(|| matcher.rank(black_box(&text), None));
         });
     }
     group.finish();

@@ -1,11 +1,11 @@
 //! `convoy faq`: train a model from TSV files, judge it on wordings it has not seen, ask it from the terminal.
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
-use crate::faq::{Corpus, Model, Progress, Scratch, TrainOptions, corpus::read_texts, evaluate, train};
+use crate::faq::{Corpus, Matcher, Model, Progress, TrainOptions, corpus::read_texts, evaluate, train};
 
 /// Subcommands of `convoy faq`.
 #[derive(Debug, Subcommand)]
@@ -106,18 +106,21 @@ fn log_progress(progress: Progress) {
 
 #[expect(clippy::print_stdout, reason = "results go to standard output")]
 fn run_eval(model: PathBuf, corpus: &Corpus, out_of_scope: Option<PathBuf>) -> anyhow::Result<()> {
-    let model = Model::load(&model)?;
+    let mut matcher = Matcher::new(Arc::new(Model::load(&model)?));
     let out_of_scope = out_of_scope.map(|path| read_texts(&path)).transpose()?.unwrap_or_default();
-    println!("{}", evaluate(&model, corpus, &out_of_scope)?);
+    println!("{}", evaluate(&mut matcher, corpus, &out_of_scope)?);
     Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "results go to standard output")]
 fn run_ask(model: PathBuf, top: usize, question: &str) -> anyhow::Result<()> {
-    let model = Model::load(&model)?;
-    let ranking = model.rank(question, Some(top.max(1)), &mut Scratch::default());
+    let mut matcher = Matcher::new(Arc::new(Model::load(&model)?));
+    let ranking = matcher.rank(question, Some(top.max(1)));
+    if !ranking.in_scope() {
+        println!("no match: the scope score {:.3} is below {:.3}", ranking.scope, ranking.model.threshold());
+    }
     for found in ranking.matches {
-        let original = &model.questions()[found.question];
+        let original = &ranking.model.questions()[found.question];
         println!("{:5.1} %  [{}] {}", 100.0 * found.probability, original.id, original.text);
         if let Some(answer) = &original.answer {
             println!("         {answer}");

@@ -3,8 +3,8 @@
 //! temperature too. It owns the fit and its prior; where the scores come from is the trainer's business.
 
 use super::features::Kind;
-use super::newton::{Quadratic, ascend};
 use super::logistic::softmax;
+use super::newton::{Quadratic, ascend};
 
 /// The scores of a lexical model, in order: the logistic regression's, then BM25's of each [`Kind`] over all texts of a
 /// class, then the same over its answer alone, then the logarithm of the number of its texts, then the cosine of its

@@ -1,9 +1,9 @@
 //! Measures a model on duplicates it was not trained on, and on questions that match nothing. It owns the definitions of
 //! the figures; it prints nothing and judges nothing.
 
-use super::{Match, Matcher};
 use super::corpus::Corpus;
 use super::model::Model;
+use super::{Match, Matcher};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,10 +75,7 @@ pub fn evaluate(matcher: &mut Matcher, test: &Corpus, out_of_scope: &[String]) -
         times.push(start.elapsed());
         answers.push(Outcome::new(&ranking.matches, ranking.scope, truth, &duplicate.source));
     }
-    let strangers: Vec<f32> = out_of_scope
-        .iter()
-        .map(|text| matcher.rank(text, Some(1)).scope)
-        .collect();
+    let strangers: Vec<f32> = out_of_scope.iter().map(|text| matcher.rank(text, Some(1)).scope).collect();
     let per_second = times.len() as f64 / times.iter().sum::<Duration>().as_secs_f64();
     times.sort_unstable();
     Ok(Report {
@@ -115,7 +112,8 @@ struct Outcome<'a> {
 
 impl<'a> Outcome<'a> {
     fn new(matches: &[Match], scope: f32, truth: usize, source: &'a str) -> Self {
-        let rank = 1 + matches.iter()
+        let rank = 1 + matches
+            .iter()
             .position(|found| found.question == truth)
             .expect("bug: a full ranking names every original");
         let squared_error = matches.iter().map(|found| {

@@ -9,6 +9,7 @@ pub mod clean;
 pub mod corpus;
 pub mod eval;
 pub mod features;
+mod kin;
 mod logistic;
 pub mod model;
 mod neighbours;

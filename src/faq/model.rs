@@ -7,6 +7,7 @@ use super::bm25::Postings;
 use super::clean::clean_into;
 use super::corpus::{Corpus, Original};
 use super::features::{Featurizer, Kind, Vocabulary};
+use super::kin::Kinship;
 use super::logistic::{Weights, softmax};
 use super::neighbours::Neighbours;
 use super::scope::{Best, Scope};
@@ -17,8 +18,8 @@ use half::f16;
 ///
 /// A question with features `x` scores `sum_f x_f scale_f W_f + sum_f P_f + b + g max_t x . t` over the classes, where `W`
 /// is dense int8, `P` the sparse BM25 postings, `b` a constant of each class and `t` runs over the texts of the class, all
-/// weighed by the blend already; softmax makes that probabilities. A question without any known gram scores zero
-/// everywhere, hence `1 / N` for each original.
+/// weighed by the blend already; softmax makes that probabilities, of which [`Kinship`] lends a little. A question without
+/// any known gram scores zero everywhere, hence `1 / N` for each original.
 #[derive(Debug, Clone)]
 pub struct Model {
     pub(super) originals: Vec<Original>,
@@ -30,6 +31,7 @@ pub struct Model {
     pub(super) neighbours: Neighbours,
     /// Weight of the nearest text's cosine.
     pub(super) nearest: f32,
+    pub(super) kinship: Kinship,
     pub(super) scope: Scope,
     /// Duplicates it was trained on.
     pub(super) duplicates: u64,
@@ -51,6 +53,7 @@ pub(super) struct Parts<'a> {
     pub(super) options: &'a TrainOptions,
     pub(super) vocabulary: Vocabulary,
     pub(super) scorers: Scorers,
+    pub(super) kinship: Kinship,
     /// BM25 of the answers alone.
     pub(super) answers: Postings,
     pub(super) held_out: &'a HeldOut,
@@ -64,12 +67,14 @@ pub(super) struct Scratch {
     featurizer: Featurizer,
     cosines: Vec<f32>,
     scores: Vec<f32>,
+    /// Probabilities before loans.
+    before: Vec<f32>,
 }
 
 impl Model {
     /// Puts the trained parts into the layout that answers, rounded exactly as a file would hold them.
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { corpus, options, vocabulary, scorers, mut answers, held_out, blend } = parts;
+        let Parts { corpus, options, vocabulary, scorers, mut kinship, mut answers, held_out, blend } = parts;
         let Scorers { weights, mut postings, frequencies, mut neighbours } = scorers;
         let kinds: Vec<Kind> = vocabulary.entries().iter().map(|entry| entry.kind).collect();
         let of_kinds = |first: usize| std::array::from_fn(|kind| blend[first + kind] as f32);
@@ -78,6 +83,7 @@ impl Model {
         postings.add(&answers);
         round_to_half(&mut postings.weights);
         round_to_half(&mut neighbours.values);
+        round_to_half(&mut kinship.shares);
         let constants: Vec<f32> =
             frequencies.iter().map(|frequency| blend[blend::FREQUENCY] as f32 * frequency).collect();
         Self {
@@ -89,6 +95,7 @@ impl Model {
             constants,
             neighbours,
             nearest: blend[blend::NEAREST] as f32,
+            kinship,
             duplicates: corpus.duplicates.len() as u64,
             digest: digest(corpus, options),
         }
@@ -123,10 +130,13 @@ impl Model {
 
     /// The `top` likeliest originals (all where `None`), likeliest first and ties by index, and the scope of the question.
     pub(super) fn rank(&self, text: &str, top: Option<usize>, scratch: &mut Scratch) -> (Vec<Match>, f32) {
-        self.score(text, scratch);
-        let scores = &mut scratch.scores;
+        let known = self.score(text, scratch);
+        let Scratch { scores, before, .. } = scratch;
         let scope = self.scope.score(&Best::of(scores, &self.constants));
         softmax(scores);
+        if known {
+            self.kinship.lend(scores, before);
+        }
         let all = scores.iter().enumerate();
         let mut matches: Vec<Match> =
             all.map(|(question, probability)| Match { question, probability: *probability }).collect();
@@ -141,15 +151,15 @@ impl Model {
         (matches, scope)
     }
 
-    /// The blended score of every original, before softmax.
-    fn score(&self, text: &str, scratch: &mut Scratch) {
-        let Scratch { text: cleaned, featurizer, cosines, scores } = scratch;
+    /// The blended score of every original, before softmax; false where no gram of the text is known.
+    fn score(&self, text: &str, scratch: &mut Scratch) -> bool {
+        let Scratch { text: cleaned, featurizer, cosines, scores, .. } = scratch;
         clean_into(text, cleaned);
         let features = featurizer.features(&self.vocabulary, cleaned);
         scores.clear();
         scores.resize(self.originals.len(), 0.0);
         if features.indices.is_empty() {
-            return;
+            return false;
         }
         scores.copy_from_slice(&self.constants);
         for (feature, value) in features.indices.iter().zip(features.values) {
@@ -157,6 +167,7 @@ impl Model {
             self.postings.score(*feature, scores);
         }
         self.neighbours.score(features, self.nearest, cosines, scores);
+        true
     }
 }
 

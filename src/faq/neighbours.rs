@@ -49,7 +49,13 @@ impl Neighbours {
     }
 
     /// Adds to every class's score `weight` times the cosine of its nearest text. `cosines` is scratch space.
-    pub(super) fn score(&self, features: Features<'_>, weight: f32, cosines: &mut Vec<f32>, scores: &mut [f32]) {
+    pub(super) fn score(
+        &self,
+        features: Features<'_>,
+        weight: f32,
+        cosines: &mut Vec<f32>,
+        scores: &mut [f32],
+    ) {
         cosines.clear();
         cosines.resize(self.class_ends.last().map_or(0, |end| *end as usize), 0.0);
         for (feature, value) in features.indices.iter().zip(features.values) {

@@ -46,7 +46,8 @@ pub(super) fn ascend(start: &[f64], quadratic: impl Fn(&[f64]) -> Quadratic) -> 
         // The first of full, half, quarter ... of the step that climbs.
         let climbed = (0..8).find_map(|halvings| {
             let scale = 0.5_f64.powi(halvings);
-            let next: Vec<f64> = weights.iter().zip(&step).map(|(weight, step)| weight + scale * step).collect();
+            let next: Vec<f64> =
+                weights.iter().zip(&step).map(|(weight, step)| weight + scale * step).collect();
             let at = quadratic(&next);
             (at.value > value + 1e-9).then_some((next, at))
         });

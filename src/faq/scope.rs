@@ -71,7 +71,8 @@ pub(super) struct Best {
 impl Best {
     /// The best of `logits`, the first where several are.
     pub(super) fn of(logits: &[f32], constants: &[f32]) -> Self {
-        let class = (1..logits.len()).fold(0, |best, class| if logits[class] > logits[best] { class } else { best });
+        let class =
+            (1..logits.len()).fold(0, |best, class| if logits[class] > logits[best] { class } else { best });
         let sum: f32 = logits.iter().map(|logit| (logit - logits[class]).exp()).sum();
         Self { class, probability: 1.0 / sum, evidence: logits[class] - constants[class] }
     }

@@ -1,7 +1,7 @@
 //! A model as one safetensors file: numbers and text only, so that loading runs nothing. It owns the names, types and
 //! shapes of the tensors and every check between a file and a [`Model`]; a damaged or hostile file gives a [`LoadError`].
 //!
-//! With `N` originals, `V` grams, `P` postings of classes and `Q` of texts:
+//! With `N` originals, `V` grams, `P` postings of classes, `Q` of texts and `K` kin:
 //!
 //! | tensor | type | shape | |
 //! |---|---|---|---|
@@ -17,6 +17,8 @@
 //! | `near.text`, `near.value` | U32, F16 | Q | |
 //! | `near.class_end` | U32 | N | where each class's texts end |
 //! | `near.blend` | F32 | 1 | weight of the nearest text |
+//! | `kin.end` | U32 | N | where each class's kin end |
+//! | `kin.class`, `kin.share` | U16, F16 | K | |
 //! | `scope` | F32 | 4 | three weights and the threshold |
 //! | `question.id`, `question.answer_id` | I64 | N | |
 //! | `question.text`, `answer.text` | U8 | bytes | UTF-8, one after the other |
@@ -28,6 +30,7 @@
 use super::bm25::Postings;
 use super::corpus::{MAX_ORIGINALS, Original};
 use super::features::{Entry, Kind, Vocabulary};
+use super::kin::Kinship;
 use super::model::{Fnv, Model, Quantised};
 use super::neighbours::Neighbours;
 use super::scope::Scope;
@@ -174,7 +177,9 @@ impl Model {
     fn tensors(&self) -> Vec<Tensor> {
         let entries = self.vocabulary.entries();
         let near = &self.neighbours;
-        let (n, v, p, q) = (self.originals.len(), entries.len(), self.postings.classes.len(), near.texts.len());
+        let (n, v, p, q) =
+            (self.originals.len(), entries.len(), self.postings.classes.len(), near.texts.len());
+        let (kin, k) = (&self.kinship, self.kinship.classes.len());
         let [constant, log_p, evidence] = self.scope.weights;
         let scope = [constant, log_p, evidence, self.scope.threshold];
         let (texts, text_ends) = concatenate(self.originals.iter().map(|original| original.text.as_str()));
@@ -198,6 +203,9 @@ impl Model {
             tensor("near.value", Dtype::F16, [q], &near.values, |x| round(x).to_le_bytes()),
             tensor("near.class_end", Dtype::U32, [n], &near.class_ends, |x| x.to_le_bytes()),
             tensor("near.blend", Dtype::F32, [1], &[self.nearest], |x| x.to_le_bytes()),
+            tensor("kin.end", Dtype::U32, [n], &kin.ends, |x| x.to_le_bytes()),
+            tensor("kin.class", Dtype::U16, [k], &kin.classes, |x| x.to_le_bytes()),
+            tensor("kin.share", Dtype::F16, [k], &kin.shares, |x| round(x).to_le_bytes()),
             tensor("scope", Dtype::F32, [4], &scope, |x| x.to_le_bytes()),
             tensor("question.id", Dtype::I64, [n], &self.originals, |x| x.id.to_le_bytes()),
             tensor("question.answer_id", Dtype::I64, [n], &self.originals, |x| x.answer_id.to_le_bytes()),
@@ -232,6 +240,7 @@ impl Model {
             constants: file.weights("class.constant", Dtype::F32, classes, f32::from_le_bytes)?,
             neighbours: file.neighbours(features, classes)?,
             nearest: file.weights("near.blend", Dtype::F32, 1, f32::from_le_bytes)?[0],
+            kinship: file.kinship(classes)?,
             scope: file.scope()?,
             duplicates: metadata.duplicates,
             digest: metadata.digest,
@@ -341,6 +350,13 @@ impl Tensors<'_> {
         if sane { Ok(weights) } else { Err(Problem::Value { tensor }) }
     }
 
+    /// Class numbers below `classes`.
+    fn classes(&self, tensor: &'static str, length: usize, classes: usize) -> Result<Vec<u16>, Problem> {
+        let of = self.read(tensor, Dtype::U16, &[length], u16::from_le_bytes)?;
+        let known = of.iter().all(|class| usize::from(*class) < classes);
+        if known { Ok(of) } else { Err(Problem::Value { tensor }) }
+    }
+
     /// Ends of consecutive ranges that cover exactly `total`.
     fn ends(&self, tensor: &'static str, length: usize, total: usize) -> Result<Vec<u32>, Problem> {
         let ends = self.read(tensor, Dtype::U32, &[length], u32::from_le_bytes)?;
@@ -398,10 +414,7 @@ impl Tensors<'_> {
     fn postings(&self, features: usize, classes: usize) -> Result<Postings, Problem> {
         let total = self.length("postings.class", 0, u32::MAX as usize)?;
         let ends = self.ends("postings.end", features, total)?;
-        let of = self.read("postings.class", Dtype::U16, &[total], u16::from_le_bytes)?;
-        if of.iter().any(|class| usize::from(*class) >= classes) {
-            return Err(Problem::Value { tensor: "postings.class" });
-        }
+        let of = self.classes("postings.class", total, classes)?;
         let half = |bytes| f16::from_le_bytes(bytes).to_f32();
         let weights = self.weights("postings.weight", Dtype::F16, total, half)?;
         Ok(Postings { ends, classes: of, weights })
@@ -423,6 +436,18 @@ impl Tensors<'_> {
             return Err(Problem::Value { tensor: "near.text" });
         }
         Ok(Neighbours { ends, texts, values, class_ends })
+    }
+
+    fn kinship(&self, classes: usize) -> Result<Kinship, Problem> {
+        let total = self.length("kin.class", 0, u32::MAX as usize)?;
+        let ends = self.ends("kin.end", classes, total)?;
+        let kin = self.classes("kin.class", total, classes)?;
+        let half = |bytes| f16::from_le_bytes(bytes).to_f32();
+        let shares = self.weights("kin.share", Dtype::F16, total, half)?;
+        if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
+            return Err(Problem::Value { tensor: "kin.share" });
+        }
+        Ok(Kinship { ends, classes: kin, shares })
     }
 
     fn scope(&self) -> Result<Scope, Problem> {

@@ -7,6 +7,7 @@ use super::bm25::Postings;
 use super::clean::clean;
 use super::corpus::Corpus;
 use super::features::{Features, Featurizer, Kind, Vocabulary};
+use super::kin::Kinship;
 use super::logistic::{Rows, Solver, Weights};
 use super::model::{Model, Parts};
 use super::neighbours::Neighbours;
@@ -76,8 +77,9 @@ pub fn train(corpus: &Corpus, options: &TrainOptions, mut progress: impl FnMut(P
     let everything: Vec<u32> = (0..data.labels.len() as u32).collect();
     let scorers = data.fit(options, &everything);
     let answers = data.index_answers();
-    let vocabulary = data.vocabulary;
-    Model::new(Parts { corpus, options, vocabulary, scorers, answers, held_out: &held_out, blend: &blend })
+    let kinship = Kinship::fit(&data.rows, &data.labels, &data.kinds, data.classes);
+    let (held_out, blend, vocabulary) = (&held_out, &blend, data.vocabulary);
+    Model::new(Parts { corpus, options, vocabulary, scorers, kinship, answers, held_out, blend })
 }
 
 /// What is fitted to texts and scores others.
