@@ -1,9 +1,12 @@
-//! Reads the questions a model is trained and measured on from tab-separated files. It owns the file format and the
-//! rule that every duplicate belongs to exactly one original; it does not clean or interpret the text.
+//! Reads the questions a model is trained and measured on. It owns the columns and the rule that every duplicate belongs
+//! to exactly one original; it does not clean or interpret the text, and file formats are `table`'s.
 
-use rustc_hash::FxHashMap;
-use std::fs::File;
+mod table;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::io;
 use std::path::{Path, PathBuf};
+use table::Table;
 
 /// The most originals a corpus may hold: a model has one class for each.
 pub const MAX_ORIGINALS: usize = 4096;
@@ -46,13 +49,31 @@ pub struct Corpus {
 /// Why a corpus could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
-    /// The file could not be opened, or is not tab-separated UTF-8 of constant width.
-    #[error("{}: cannot be read as tab-separated text", path.display())]
+    /// The file could not be opened, or is not UTF-8 in rows of constant width.
+    #[error("{}: cannot be read as separated text", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The reader's own account, with the line where it knows one.
         source: csv::Error,
+    },
+    /// The file could not be opened or read.
+    #[error("{}: cannot be read", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line is no JSON object.
+    #[error("{}:{line}: not a JSON object", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: u64,
+        /// What is wrong with it.
+        source: serde_json::Error,
     },
     /// The header row lacks a column.
     #[error("{}: the header has no column {column:?}", path.display())]
@@ -91,6 +112,12 @@ pub enum RowProblem {
         /// What stood there.
         value: String,
     },
+    /// A JSON object without a column.
+    #[error("no {0:?}")]
+    Missing(&'static str),
+    /// A JSON value that is neither text nor a number.
+    #[error("{0:?} is neither text nor a number")]
+    NotText(&'static str),
     /// A second original with the same number.
     #[error("a second question has {column} {value}")]
     Repeated {
@@ -109,8 +136,9 @@ pub enum RowProblem {
 
 impl Corpus {
     /// Reads originals (`Id`, `AnswerId`, `Text`), their duplicates (the same columns, any number of files) and, if
-    /// given, answers (`AnswerId`, `Text`). Each file has a header row; other columns are allowed and, but for `Source`,
-    /// ignored. Text such as `NA` or `null` is text.
+    /// given, answers (`AnswerId`, `Text`). A file is tab-separated with a header row, or comma-separated where its name
+    /// ends in `.csv`, or one JSON object a line where it ends in `.jsonl` or `.ndjson`. Other columns are allowed and, but
+    /// for `Source`, ignored. Text such as `NA` or `null` is text.
     ///
     /// # Errors
     /// [`CorpusError`], naming the file and, for a bad row, the line.
@@ -141,33 +169,29 @@ impl Corpus {
 /// # Errors
 /// [`CorpusError`], naming the file.
 pub fn read_texts(path: &Path) -> Result<Vec<String>, CorpusError> {
-    let mut table = Table::open(path)?;
-    let text = table.column("Text")?;
+    let mut table = Table::open(path, &["Text"])?;
     let mut texts = Vec::new();
     while table.advance()? {
-        texts.push(table.record[text].to_owned());
+        texts.push(table.text("Text")?);
     }
     Ok(texts)
 }
 
 fn read_originals(path: &Path) -> Result<Vec<Original>, CorpusError> {
-    let mut table = Table::open(path)?;
-    let (id, answer_id, text) = (table.column("Id")?, table.column("AnswerId")?, table.column("Text")?);
+    let mut table = Table::open(path, &["Id", "AnswerId", "Text"])?;
     let mut originals: Vec<Original> = Vec::new();
-    let (mut ids, mut answer_ids) = (FxHashMap::default(), FxHashMap::default());
+    let (mut ids, mut answer_ids) = (FxHashSet::default(), FxHashSet::default());
     while table.advance()? {
-        let original = Original {
-            id: table.number("Id", id)?,
-            answer_id: table.number("AnswerId", answer_id)?,
-            text: table.record[text].to_owned(),
-            answer: None,
-        };
-        table.require_new("Id", original.id, &mut ids)?;
-        table.require_new("AnswerId", original.answer_id, &mut answer_ids)?;
+        let (id, answer_id) = (table.number("Id")?, table.number("AnswerId")?);
+        for (column, value, seen) in [("Id", id, &mut ids), ("AnswerId", answer_id, &mut answer_ids)] {
+            if !seen.insert(value) {
+                return Err(table.problem(RowProblem::Repeated { column, value }));
+            }
+        }
         if originals.len() == MAX_ORIGINALS {
             return Err(table.problem(RowProblem::TooMany));
         }
-        originals.push(original);
+        originals.push(Original { id, answer_id, text: table.text("Text")?, answer: None });
     }
     if originals.is_empty() {
         return Err(CorpusError::Empty { path: path.to_owned() });
@@ -180,15 +204,13 @@ fn read_duplicates(
     by_answer: &FxHashMap<i64, usize>,
     duplicates: &mut Vec<Duplicate>,
 ) -> Result<(), CorpusError> {
-    let mut table = Table::open(path)?;
-    let (id, answer_id, text) = (table.column("Id")?, table.column("AnswerId")?, table.column("Text")?);
-    let source = table.column("Source").ok();
+    let mut table = Table::open(path, &["Id", "AnswerId", "Text"])?;
     while table.advance()? {
         duplicates.push(Duplicate {
-            id: table.number("Id", id)?,
-            original: table.original(answer_id, by_answer)?,
-            text: table.record[text].to_owned(),
-            source: source.map_or_else(String::new, |column| table.record[column].to_owned()),
+            id: table.number("Id")?,
+            original: original(&table, by_answer)?,
+            text: table.text("Text")?,
+            source: table.get("Source")?.unwrap_or_default(),
         });
     }
     Ok(())
@@ -199,74 +221,18 @@ fn read_answers(
     by_answer: &FxHashMap<i64, usize>,
     originals: &mut [Original],
 ) -> Result<(), CorpusError> {
-    let mut table = Table::open(path)?;
-    let (answer_id, text) = (table.column("AnswerId")?, table.column("Text")?);
+    let mut table = Table::open(path, &["AnswerId", "Text"])?;
     while table.advance()? {
-        let original = table.original(answer_id, by_answer)?;
-        let answer = &table.record[text];
-        originals[original].answer = (!answer.is_empty()).then(|| answer.to_owned());
+        let original = original(&table, by_answer)?;
+        originals[original].answer = table.get("Text")?.filter(|answer| !answer.is_empty());
     }
     Ok(())
 }
 
-/// One tab-separated file and its current row.
-struct Table<'a> {
-    path: &'a Path,
-    reader: csv::Reader<File>,
-    header: csv::StringRecord,
-    record: csv::StringRecord,
-}
-
-impl<'a> Table<'a> {
-    fn open(path: &'a Path) -> Result<Self, CorpusError> {
-        let wrap = |source| CorpusError::Read { path: path.to_owned(), source };
-        let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_path(path).map_err(wrap)?;
-        let mut header = reader.headers().map_err(wrap)?.clone();
-        if let Some(first) = header.get(0).and_then(|first| first.strip_prefix('\u{feff}')) {
-            header = std::iter::once(first).chain(header.iter().skip(1)).collect();
-        }
-        Ok(Self { path, reader, header, record: csv::StringRecord::new() })
-    }
-
-    fn column(&self, column: &'static str) -> Result<usize, CorpusError> {
-        let found = self.header.iter().position(|name| name == column);
-        found.ok_or_else(|| CorpusError::MissingColumn { path: self.path.to_owned(), column })
-    }
-
-    fn advance(&mut self) -> Result<bool, CorpusError> {
-        let read = self.reader.read_record(&mut self.record);
-        read.map_err(|source| CorpusError::Read { path: self.path.to_owned(), source })
-    }
-
-    fn number(&self, column: &'static str, at: usize) -> Result<i64, CorpusError> {
-        let value = &self.record[at];
-        value
-            .trim()
-            .parse()
-            .map_err(|_| self.problem(RowProblem::NotANumber { column, value: value.to_owned() }))
-    }
-
-    fn original(&self, column: usize, by_answer: &FxHashMap<i64, usize>) -> Result<usize, CorpusError> {
-        let answer_id = self.number("AnswerId", column)?;
-        by_answer.get(&answer_id).copied().ok_or_else(|| self.problem(RowProblem::Orphan(answer_id)))
-    }
-
-    fn require_new(
-        &self,
-        column: &'static str,
-        value: i64,
-        seen: &mut FxHashMap<i64, ()>,
-    ) -> Result<(), CorpusError> {
-        match seen.insert(value, ()) {
-            None => Ok(()),
-            Some(()) => Err(self.problem(RowProblem::Repeated { column, value })),
-        }
-    }
-
-    fn problem(&self, problem: RowProblem) -> CorpusError {
-        let line = self.record.position().map_or(0, csv::Position::line);
-        CorpusError::Row { path: self.path.to_owned(), line, problem }
-    }
+/// The index of the original that the current row belongs to.
+fn original(table: &Table<'_>, by_answer: &FxHashMap<i64, usize>) -> Result<usize, CorpusError> {
+    let answer_id = table.number("AnswerId")?;
+    by_answer.get(&answer_id).copied().ok_or_else(|| table.problem(RowProblem::Orphan(answer_id)))
 }
 
 #[cfg(test)]
@@ -277,7 +243,11 @@ mod tests {
     const QUESTIONS: &str = "Id\tAnswerId\tText\n1\t10\tfirst\n2\t20\tNA\n";
 
     fn file(text: &str) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+        named(".tsv", text)
+    }
+
+    fn named(ending: &str, text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::Builder::new().suffix(ending).tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file
     }
@@ -295,6 +265,42 @@ mod tests {
         let hi = Duplicate { id: 7, original: 1, text: "say \"hi\"".into(), source: "web".into() };
         let null = Duplicate { id: 8, original: 0, text: "null".into(), source: String::new() };
         assert_eq!(corpus.duplicates, [hi, null]);
+    }
+
+    #[test]
+    fn three_formats_hold_the_same_corpus() {
+        let tabs = read(QUESTIONS, "Id\tAnswerId\tText\tSource\n7\t20\t\"say \"\"a, b\"\"\"\tweb\n").unwrap();
+        let questions = named(".csv", "\u{feff}Id,AnswerId,Text\n1,10,first\n2,20,NA\n");
+        let duplicates = named(".csv", "Id,AnswerId,Text,Source\n7,20,\"say \"\"a, b\"\"\",web\n");
+        let commas = Corpus::read(questions.path(), &[duplicates.path().to_owned()], None).unwrap();
+        let questions = named(
+            ".jsonl",
+            "\u{feff}{\"Id\": 1, \"AnswerId\": \"10\", \"Text\": \"first\"}\n\n{\"Id\":2,\"AnswerId\":20,\"Text\":\"NA\"}",
+        );
+        let duplicates =
+            named(".NDJSON", r#"{"Text":"say \"a, b\"","Id":7,"AnswerId":20,"Source":"web","Other":[1]}"#);
+        let json = Corpus::read(questions.path(), &[duplicates.path().to_owned()], None).unwrap();
+        assert_eq!(tabs, commas);
+        assert_eq!(tabs, json);
+    }
+
+    #[test]
+    fn bad_json_is_an_error_with_its_line() {
+        let bad = |line: &str| {
+            let first = r#"{"Id":1,"AnswerId":10,"Text":"first"}"#;
+            let questions = named(".jsonl", &format!("{first}\n{line}\n"));
+            Corpus::read(questions.path(), &[], None).unwrap_err().to_string()
+        };
+        for (line, said) in [
+            ("{", ":2: not a JSON object"),
+            ("[1]", ":2: not a JSON object"),
+            (r#"{"Id":2,"AnswerId":20}"#, r#":2: no "Text""#),
+            (r#"{"Id":2,"AnswerId":20,"Text":["a"]}"#, r#":2: "Text" is neither"#),
+            (r#"{"Id":2.5,"AnswerId":20,"Text":"a"}"#, ":2: Id \"2.5\" is not a whole"),
+        ] {
+            let error = bad(line);
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]
