@@ -1,9 +1,13 @@
 //! The FAQ model through its public interface: training, files, hostile questions, and its figures on real questions
 //! where the shared data is present.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use convoy::batch::Executor;
 use convoy::faq::corpus::{Duplicate, Original, read_texts};
-use convoy::faq::{Answerer, Corpus, Matcher, Model, Question, Ranking, TrainOptions, evaluate, train};
+use convoy::faq::{
+    Answerer, Corpus, Live, Loaded, Matcher, Model, Question, Ranking, TrainOptions, evaluate, train,
+};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -48,7 +52,15 @@ fn small_model() -> &'static Arc<Model> {
 }
 
 fn ask(model: &Arc<Model>, text: &str) -> Ranking {
-    Matcher::new(model.clone()).rank(text, None)
+    matcher(model).rank(text, None)
+}
+
+fn loaded(model: &Arc<Model>) -> Loaded {
+    Loaded::new(model.clone(), None).unwrap()
+}
+
+fn matcher(model: &Arc<Model>) -> Matcher {
+    Matcher::new(Arc::new(loaded(model)))
 }
 
 fn assert_sound(ranking: &Ranking, originals: usize) {
@@ -96,7 +108,7 @@ fn a_question_without_known_words_gets_one_over_n() {
 
 #[test]
 fn top_cuts_the_full_ranking() {
-    let mut matcher = Matcher::new(small_model().clone());
+    let mut matcher = matcher(small_model());
     let all = matcher.rank("card for my parcel", None);
     for top in 0..=SMALL.len() + 1 {
         let some = matcher.rank("card for my parcel", Some(top));
@@ -106,7 +118,8 @@ fn top_cuts_the_full_ranking() {
 
 #[test]
 fn the_answerer_answers_a_batch_in_order() {
-    let mut answerer = Answerer::new(small_model().clone());
+    let live = Live::new(loaded(small_model()), Path::new("nowhere"), None);
+    let mut answerer = Answerer::new(Arc::new(live));
     let batch =
         ["lost password", "", "credit card"].map(|text| Question { text: text.to_owned(), top: Some(1) });
     let answers: Vec<Ranking> = answerer.run(batch.to_vec()).into_iter().map(Result::unwrap).collect();
@@ -115,6 +128,44 @@ fn the_answerer_answers_a_batch_in_order() {
     assert_eq!(best, [0, 0, 2]);
     // Nothing of one question may leak into the next.
     assert_eq!(answers[2].matches, ask(small_model(), "credit card").matches[..1]);
+}
+
+#[test]
+fn a_new_file_takes_over_with_the_next_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    small_model().save(&path).unwrap();
+    let live = Arc::new(Live::open(&path, None).unwrap());
+    let mut answerer = Answerer::new(live.clone());
+    let ask = |answerer: &mut Answerer| {
+        let question = Question { text: "lost password".to_owned(), top: Some(1) };
+        answerer.run(vec![question]).remove(0).unwrap()
+    };
+    let before = ask(&mut answerer);
+    std::fs::write(&path, "damaged").unwrap();
+    assert!(live.reload().is_err());
+    assert!(Arc::ptr_eq(&before.model, &ask(&mut answerer).model), "the old model answers on");
+    let mut corpus = small_corpus();
+    corpus.originals.truncate(1);
+    corpus.duplicates.retain(|duplicate| duplicate.original == 0);
+    trained(&corpus).save(&path).unwrap();
+    live.reload().unwrap();
+    let after = ask(&mut answerer);
+    assert_eq!(after.model.questions().len(), 1);
+    // An answer keeps the model that its indices belong to.
+    assert_eq!(before.model.questions().len(), SMALL.len());
+}
+
+#[test]
+fn strangers_match_nothing() {
+    for text in ["", "purple elephants dance", "你好吗"] {
+        let ranking = ask(small_model(), text);
+        assert!(!ranking.in_scope(), "{text:?}: {}", ranking.scope);
+    }
+    for text in ["How do I reset my password?", "what is array map in javascript"] {
+        let ranking = ask(small_model(), text);
+        assert!(ranking.in_scope(), "{text:?}: {}", ranking.scope);
+    }
 }
 
 #[test]
@@ -262,13 +313,14 @@ fn figures_on_real_questions() {
         assert!(started.elapsed() < Duration::from_secs(60), "training took {:?}", started.elapsed());
         assert!(model.to_bytes().len() <= 10_000_000);
         let out_of_scope = read_texts(&folder.join("out_of_scope.tsv")).unwrap();
-        let mut matcher = Matcher::new(model);
+        let mut matcher = matcher(&model);
         let report = evaluate(&mut matcher, &read("dupes_test.tsv"), &out_of_scope).unwrap();
         assert!(report.overall.at[0] >= 0.885, "{report}");
         assert!(report.overall.at[9] >= 0.985, "{report}");
         assert!(report.overall.mean_rank <= 1.6, "{report}");
         assert!(report.calibration_error <= 0.03, "{report}");
         assert!(report.out_of_scope_auroc.unwrap() >= 0.985, "{report}");
+        assert!(report.gate.right >= 0.94 && report.gate.outside.unwrap() <= 0.08, "{report}");
         check_long_text(&mut matcher);
     }
 }

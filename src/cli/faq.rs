@@ -1,11 +1,22 @@
-//! `convoy faq`: train a model from TSV files, judge it on wordings it has not seen, ask it from the terminal.
+//! `convoy faq`: train a model, judge it on wordings it has not seen, compare two, look into a file, ask from the terminal.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::faq::{Corpus, Matcher, Model, Progress, TrainOptions, corpus::read_texts, evaluate, train};
+use crate::faq::{
+    Corpus, Encoder, Loaded, Matcher, Model, Progress, Report, TrainOptions,
+    corpus::read_texts,
+    eval::{compare, plot::reliability_svg},
+    evaluate, train_with,
+};
 
 /// Subcommands of `convoy faq`.
 #[derive(Debug, Subcommand)]
@@ -20,17 +31,27 @@ pub(super) enum FaqCommand {
         /// The same seed and files make the same model, byte for byte.
         #[arg(long, default_value_t = TrainOptions::default().seed)]
         seed: u64,
+        #[command(flatten)]
+        embeddings: EmbeddingsArgs,
     },
     /// Judge a model on duplicates it was not trained on.
     Eval {
         /// The model, as `train` writes it.
         #[arg(long, value_name = "FILE")]
         model: PathBuf,
+        /// Another model to compare it with on the same duplicates.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
         #[command(flatten)]
         corpus: CorpusArgs,
         /// Questions that belong to no original, with a Text column: how well can the model tell?
-        #[arg(long, value_name = "TSV")]
+        #[arg(long, value_name = "FILE")]
         out_of_scope: Option<PathBuf>,
+        /// Where to draw the reliability diagram, as SVG.
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+        #[command(flatten)]
+        embeddings: EmbeddingsArgs,
     },
     /// Ask one question.
     Ask {
@@ -42,21 +63,36 @@ pub(super) enum FaqCommand {
         top: usize,
         /// The question.
         question: String,
+        #[command(flatten)]
+        embeddings: EmbeddingsArgs,
+    },
+    /// Show what a model file holds.
+    Inspect {
+        /// The model, as `train` writes it.
+        model: PathBuf,
     },
 }
 
-/// The files of a corpus: tab separated, with a header row.
+/// The files of a corpus: tab-separated, or .csv, or .jsonl, with columns of these names.
 #[derive(Debug, Args)]
 pub(super) struct CorpusArgs {
     /// Originals: columns Id, AnswerId, Text.
-    #[arg(long, value_name = "TSV")]
+    #[arg(long, value_name = "FILE")]
     questions: PathBuf,
     /// Other wordings of them: the same columns; may be given several times.
-    #[arg(long, value_name = "TSV", required = true)]
+    #[arg(long, value_name = "FILE", required = true)]
     duplicates: Vec<PathBuf>,
     /// Answers: columns AnswerId, Text.
-    #[arg(long, value_name = "TSV")]
+    #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
+}
+
+/// The embedding model, for models that read texts through one.
+#[derive(Debug, Args)]
+pub(super) struct EmbeddingsArgs {
+    /// Folder with model.safetensors, tokenizer.json and config.json of a MiniLM-like sentence encoder.
+    #[arg(long, value_name = "FOLDER")]
+    embeddings: Option<PathBuf>,
 }
 
 impl CorpusArgs {
@@ -65,22 +101,53 @@ impl CorpusArgs {
     }
 }
 
-/// Runs one of them.
-pub(super) fn run(command: FaqCommand) -> anyhow::Result<()> {
-    match command {
-        FaqCommand::Train { corpus, out, seed } => run_train(&corpus.read()?, out, seed),
-        FaqCommand::Eval { model, corpus, out_of_scope } => run_eval(model, &corpus.read()?, out_of_scope),
-        FaqCommand::Ask { model, top, question } => run_ask(model, top, &question),
+impl EmbeddingsArgs {
+    fn open(&self, model: &Path) -> anyhow::Result<Matcher> {
+        Ok(Matcher::new(Arc::new(Loaded::open(model, self.embeddings.as_deref())?)))
     }
 }
 
-#[expect(clippy::print_stdout, reason = "results go to standard output")]
-fn run_train(corpus: &Corpus, out: PathBuf, seed: u64) -> anyhow::Result<()> {
+/// Runs one of them.
+pub(super) fn run(command: FaqCommand) -> anyhow::Result<()> {
+    match command {
+        FaqCommand::Train { corpus, out, seed, embeddings } => {
+            run_train(&corpus.read()?, &out, seed, embeddings.embeddings.as_deref())
+        }
+        FaqCommand::Eval { model, against, corpus, out_of_scope, plot, embeddings } => {
+            let corpus = corpus.read()?;
+            let strangers = out_of_scope.map(|path| read_texts(&path)).transpose()?.unwrap_or_default();
+            let judge = |model: &Path| -> anyhow::Result<Report> {
+                Ok(evaluate(&mut embeddings.open(model)?, &corpus, &strangers)?)
+            };
+            let report = judge(&model)?;
+            say(format_args!("{report}"))?;
+            if let Some(path) = plot {
+                std::fs::write(&path, reliability_svg(&report))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            against.map_or(Ok(()), |other| run_compare(&report, &judge(&other)?, &model, &other))
+        }
+        FaqCommand::Ask { model, top, question, embeddings } => {
+            run_ask(&mut embeddings.open(&model)?, top, &question)
+        }
+        FaqCommand::Inspect { model } => run_inspect(&model),
+    }
+}
+
+/// One line of result. A reader that has gone is no reason to panic.
+fn say(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    writeln!(io::stdout().lock(), "{line}").context("cannot write to standard output")
+}
+
+fn run_train(corpus: &Corpus, out: &Path, seed: u64, embeddings: Option<&Path>) -> anyhow::Result<()> {
     let started = Instant::now();
     let options = TrainOptions { seed, ..TrainOptions::default() };
-    let model = train(corpus, &options, log_progress);
-    model.save(&out).with_context(|| format!("cannot write {}", out.display()))?;
-    println!(
+    let encoder = embeddings.map(Encoder::open).transpose()?;
+    let mut display = Display::default();
+    let model = train_with(corpus, &options, encoder.as_ref(), |progress| display.show(progress));
+    display.clear();
+    model.save(out).with_context(|| format!("cannot write {}", out.display()))?;
+    say(format_args!(
         "{}: {} questions, {} duplicates, {} features, digest {}, {:.1} s",
         out.display(),
         corpus.originals.len(),
@@ -88,43 +155,95 @@ fn run_train(corpus: &Corpus, out: PathBuf, seed: u64) -> anyhow::Result<()> {
         model.features(),
         model.digest(),
         started.elapsed().as_secs_f64()
-    );
-    Ok(())
+    ))
 }
 
-fn log_progress(progress: Progress) {
-    match progress {
-        Progress::Featurised { texts, features } => {
-            tracing::info!(texts, features, "texts cut into features")
-        }
-        Progress::Fold { done, folds } => tracing::info!(done, folds, "cross-validating"),
-        Progress::Blended { accuracy, log_loss } => {
-            tracing::info!(accuracy, log_loss, "scores weighed by cross-validation, fitting on everything");
-        }
-    }
+fn run_compare(report: &Report, other: &Report, first: &Path, second: &Path) -> anyhow::Result<()> {
+    let comparison = compare(report, other).expect("bug: both were judged on the same duplicates");
+    say(format_args!("\n{}\n{other}", second.display()))?;
+    say(format_args!("\n{} less {}\n{comparison}", first.display(), second.display()))
 }
 
-#[expect(clippy::print_stdout, reason = "results go to standard output")]
-fn run_eval(model: PathBuf, corpus: &Corpus, out_of_scope: Option<PathBuf>) -> anyhow::Result<()> {
-    let mut matcher = Matcher::new(Arc::new(Model::load(&model)?));
-    let out_of_scope = out_of_scope.map(|path| read_texts(&path)).transpose()?.unwrap_or_default();
-    println!("{}", evaluate(&mut matcher, corpus, &out_of_scope)?);
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "results go to standard output")]
-fn run_ask(model: PathBuf, top: usize, question: &str) -> anyhow::Result<()> {
-    let mut matcher = Matcher::new(Arc::new(Model::load(&model)?));
+fn run_ask(matcher: &mut Matcher, top: usize, question: &str) -> anyhow::Result<()> {
     let ranking = matcher.rank(question, Some(top.max(1)));
     if !ranking.in_scope() {
-        println!("no match: the scope score {:.3} is below {:.3}", ranking.scope, ranking.model.threshold());
+        let threshold = ranking.model.threshold();
+        say(format_args!("no match: scope {:.3} is below {threshold:.3}; the nearest are", ranking.scope))?;
     }
-    for found in ranking.matches {
+    for found in &ranking.matches {
         let original = &ranking.model.questions()[found.question];
-        println!("{:5.1} %  [{}] {}", 100.0 * found.probability, original.id, original.text);
+        say(format_args!("{:5.1} %  [{}] {}", 100.0 * found.probability, original.id, original.text))?;
         if let Some(answer) = &original.answer {
-            println!("         {answer}");
+            say(format_args!("         {answer}"))?;
         }
     }
     Ok(())
+}
+
+fn run_inspect(path: &Path) -> anyhow::Result<()> {
+    let model = Model::load(path)?;
+    let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+    let answers = model.questions().iter().filter(|original| original.answer.is_some()).count();
+    let encoder = model.encoder_digest().unwrap_or("none: the model is lexical");
+    say(format_args!(
+        "file        {}, {bytes} bytes, format version {}",
+        path.display(),
+        Model::FORMAT_VERSION
+    ))?;
+    say(format_args!("digest      {}", model.digest()))?;
+    say(format_args!("questions   {}, {answers} of them with an answer", model.questions().len()))?;
+    say(format_args!("duplicates  {}", model.duplicates()))?;
+    for (kind, count) in model.vocabulary_sizes() {
+        say(format_args!("grams       {count} {kind}"))?;
+    }
+    say(format_args!("embeddings  {encoder}"))?;
+    say(format_args!("threshold   {:.4}", model.threshold()))
+}
+
+/// The progress of training: a bar on a terminal, lines in the log elsewhere.
+#[derive(Default)]
+struct Display {
+    bar: Option<ProgressBar>,
+}
+
+impl Display {
+    fn show(&mut self, progress: Progress) {
+        match progress {
+            Progress::Featurised { texts, features } => {
+                self.clear();
+                tracing::info!(texts, features, "texts cut into features");
+            }
+            Progress::Embedded { done, texts } => self.step("embedding", done, texts),
+            Progress::Fold { done, folds } => self.step("cross-validating", done, folds),
+            Progress::Blended { accuracy, log_loss } => {
+                self.clear();
+                tracing::info!(
+                    accuracy,
+                    log_loss,
+                    "scores weighed by cross-validation, fitting on everything"
+                );
+            }
+        }
+    }
+
+    fn step(&mut self, what: &'static str, done: usize, of: usize) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(of as u64), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg} {bar:30} {pos} of {len}, {eta} left");
+            bar.with_style(style.expect("bug: the template is constant and valid")).with_message(what)
+        });
+        bar.set_position(done as u64);
+        if bar.is_hidden() {
+            tracing::debug!(done, of, "{what}");
+        }
+        if done == of {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
 }

@@ -12,12 +12,18 @@ use super::newton::{Quadratic, ascend};
 /// corpora of 168 and 227 classes.
 pub(super) const LEXICAL: [f64; 3 + 2 * Kind::COUNT] = [1.0, 0.11, 0.045, 0.018, 0.05, 0.02, 0.01, 0.2, 3.0];
 
+/// What follows them where the model reads vectors: the logistic regression's score on them, and the cosine of the nearest
+/// text's vector.
+pub(super) const EMBEDDED: [f64; 2] = [0.7, 10.0];
+
 /// Where each of them stands.
 pub(super) const LOGISTIC: usize = 0;
 pub(super) const TEXTS: usize = LOGISTIC + 1;
 pub(super) const ANSWERS: usize = TEXTS + Kind::COUNT;
 pub(super) const FREQUENCY: usize = ANSWERS + Kind::COUNT;
 pub(super) const NEAREST: usize = FREQUENCY + 1;
+pub(super) const HEAD: usize = NEAREST + 1;
+pub(super) const SIMILAR: usize = HEAD + 1;
 
 /// How many held-out texts the prior is worth, roughly.
 const PRIOR_STRENGTH: f64 = 10.0;

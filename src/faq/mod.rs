@@ -1,15 +1,19 @@
 //! Matches a question with the frequently asked ones it may be a duplicate of. From the text to the answer:
 //! [`clean`] -> [`features`] -> [`model`] -> [`Ranking`]; from a corpus to a model: [`corpus`] -> [`mod@train`] (which uses
-//! `logistic`, `bm25` and `blend`) -> [`storage`]. [`Answerer`] puts a model behind the batch queue. Nothing here knows of
-//! HTTP, and nothing is downloaded.
+//! `logistic`, `bm25`, `neighbours` and `blend`) -> [`storage`]. Where the model was trained with one, an [`encoder`] turns the
+//! text into a vector too. [`Answerer`] puts what is [`live`] behind the batch queue. Nothing here knows of HTTP, and
+//! nothing is downloaded.
 
 mod blend;
 mod bm25;
 pub mod clean;
 pub mod corpus;
+mod embedding;
+pub mod encoder;
 pub mod eval;
 pub mod features;
 mod kin;
+pub mod live;
 mod logistic;
 pub mod model;
 mod neighbours;
@@ -24,11 +28,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 pub use corpus::{Corpus, CorpusError};
+pub use encoder::Encoder;
 pub use eval::{Report, evaluate};
+pub use live::{Live, Loaded};
 pub use model::Model;
 use model::Scratch;
 pub use storage::LoadError;
-pub use train::{Progress, TrainOptions, train};
+pub use train::{Progress, TrainOptions, train, train_with};
 
 /// What somebody asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,44 +72,66 @@ impl Ranking {
     }
 }
 
-/// Answers questions one at a time, with working memory of its own.
+/// Answers questions, with working memory of its own.
 #[derive(Debug)]
 pub struct Matcher {
-    model: Arc<Model>,
+    loaded: Arc<Loaded>,
     scratch: Scratch,
+    encoder: encoder::Scratch,
 }
 
 impl Matcher {
-    /// One that shares `model`.
-    pub fn new(model: Arc<Model>) -> Self {
-        Self { model, scratch: Scratch::default() }
+    /// One that shares `loaded`.
+    pub fn new(loaded: Arc<Loaded>) -> Self {
+        Self { loaded, scratch: Scratch::default(), encoder: encoder::Scratch::default() }
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        self.loaded.model()
     }
 
     /// The `top` likeliest originals of `text`; all where `None`.
     pub fn rank(&mut self, text: &str, top: Option<usize>) -> Ranking {
-        let (matches, scope) = self.model.rank(text, top, &mut self.scratch);
-        Ranking { matches, scope, model: self.model.clone() }
+        self.rank_all([(text, top)]).pop().expect("bug: one question has one answer")
+    }
+
+    /// Answers several questions in their order; an encoder reads them together.
+    pub fn rank_all<'t>(
+        &mut self,
+        questions: impl IntoIterator<Item = (&'t str, Option<usize>)>,
+    ) -> Vec<Ranking> {
+        let Self { loaded, scratch, encoder } = self;
+        let model = loaded.model();
+        let questions: Vec<(String, Option<usize>)> =
+            questions.into_iter().map(|(text, top)| (clean::clean(text), top)).collect();
+        let texts = questions.iter().map(|(text, _)| text.as_str());
+        let vectors = loaded.encoder().map(|network| (network.embed(texts, encoder), network.width()));
+        let answer = |(at, (text, top)): (usize, &(String, Option<usize>))| {
+            let vector = vectors.as_ref().map(|(all, width)| &all[at * width..][..*width]);
+            let (matches, scope) = model.rank(text, vector, *top, scratch);
+            Ranking { matches, scope, model: model.clone() }
+        };
+        questions.iter().enumerate().map(answer).collect()
     }
 }
 
-/// Questions given to a worker at once: enough to spread the cost of a hand-over, few enough to keep answers prompt.
+/// Questions given to a worker at once: enough to spread the cost of a hand-over and of an encoder's weights, few enough
+/// to keep answers prompt.
 const MAX_BATCH: usize = 16;
 
-/// Answers questions on one worker thread.
+/// Answers questions on one worker thread by whatever model is live when a batch begins.
 #[derive(Debug)]
 pub struct Answerer {
+    live: Arc<Live>,
     matcher: Matcher,
 }
 
 impl Answerer {
-    /// A worker that shares `model` and has working memory of its own.
-    pub fn new(model: Arc<Model>) -> Self {
-        Self { matcher: Matcher::new(model) }
+    /// A worker with working memory of its own.
+    pub fn new(live: Arc<Live>) -> Self {
+        let matcher = Matcher::new(live.load());
+        Self { live, matcher }
     }
 }
 
@@ -117,6 +145,11 @@ impl Executor for Answerer {
     }
 
     fn run(&mut self, batch: Vec<Question>) -> Vec<Result<Ranking, Infallible>> {
-        batch.iter().map(|question| Ok(self.matcher.rank(&question.text, question.top))).collect()
+        let loaded = self.live.load();
+        if !Arc::ptr_eq(&loaded, &self.matcher.loaded) {
+            self.matcher = Matcher::new(loaded);
+        }
+        let questions = batch.iter().map(|question| (question.text.as_str(), question.top));
+        self.matcher.rank_all(questions).into_iter().map(Ok).collect()
     }
 }

@@ -4,8 +4,8 @@
 use super::Match;
 use super::blend::{self, HeldOut};
 use super::bm25::Postings;
-use super::clean::clean_into;
 use super::corpus::{Corpus, Original};
+use super::embedding::{self, Embedding};
 use super::features::{Featurizer, Kind, Vocabulary};
 use super::kin::Kinship;
 use super::logistic::{Weights, softmax};
@@ -19,7 +19,8 @@ use half::f16;
 /// A question with features `x` scores `sum_f x_f scale_f W_f + sum_f P_f + b + g max_t x . t` over the classes, where `W`
 /// is dense int8, `P` the sparse BM25 postings, `b` a constant of each class and `t` runs over the texts of the class, all
 /// weighed by the blend already; softmax makes that probabilities, of which [`Kinship`] lends a little. A question without
-/// any known gram scores zero everywhere, hence `1 / N` for each original.
+/// any known gram scores zero everywhere, hence `1 / N` for each original. A model trained with an encoder adds what the
+/// text's vector scores.
 #[derive(Debug, Clone)]
 pub struct Model {
     pub(super) originals: Vec<Original>,
@@ -32,6 +33,8 @@ pub struct Model {
     /// Weight of the nearest text's cosine.
     pub(super) nearest: f32,
     pub(super) kinship: Kinship,
+    /// What it learnt from an encoder's vectors, weighed by the blend, and that encoder's digest.
+    pub(super) embedding: Option<(Embedding, String)>,
     pub(super) scope: Scope,
     /// Duplicates it was trained on.
     pub(super) duplicates: u64,
@@ -58,24 +61,36 @@ pub(super) struct Parts<'a> {
     pub(super) answers: Postings,
     pub(super) held_out: &'a HeldOut,
     pub(super) blend: &'a [f64],
+    /// Digest of the encoder whose vectors were trained on.
+    pub(super) encoder: Option<&'a str>,
 }
 
 /// Working memory of one thread; a question costs no allocation but for its answer.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    text: String,
     featurizer: Featurizer,
     cosines: Vec<f32>,
     scores: Vec<f32>,
     /// Probabilities before loans.
     before: Vec<f32>,
+    embedding: embedding::Scratch,
 }
 
 impl Model {
     /// Puts the trained parts into the layout that answers, rounded exactly as a file would hold them.
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { corpus, options, vocabulary, scorers, mut kinship, mut answers, held_out, blend } = parts;
-        let Scorers { weights, mut postings, frequencies, mut neighbours } = scorers;
+        let Parts {
+            corpus,
+            options,
+            vocabulary,
+            scorers,
+            mut kinship,
+            mut answers,
+            held_out,
+            blend,
+            encoder,
+        } = parts;
+        let Scorers { weights, mut postings, frequencies, mut neighbours, embedding } = scorers;
         let kinds: Vec<Kind> = vocabulary.entries().iter().map(|entry| entry.kind).collect();
         let of_kinds = |first: usize| std::array::from_fn(|kind| blend[first + kind] as f32);
         postings.scale(&kinds, of_kinds(blend::TEXTS));
@@ -96,8 +111,11 @@ impl Model {
             neighbours,
             nearest: blend[blend::NEAREST] as f32,
             kinship,
+            embedding: embedding
+                .zip(encoder)
+                .map(|(embedding, digest)| (embedding.weighed(blend), digest.to_owned())),
             duplicates: corpus.duplicates.len() as u64,
-            digest: digest(corpus, options),
+            digest: digest(corpus, options, encoder),
         }
     }
 
@@ -109,6 +127,13 @@ impl Model {
     /// How many grams the model knows.
     pub fn features(&self) -> usize {
         self.vocabulary.entries().len()
+    }
+
+    /// How many words, pairs and character grams it knows.
+    pub fn vocabulary_sizes(&self) -> [(&'static str, usize); Kind::COUNT] {
+        let count =
+            |wanted: Kind| self.vocabulary.entries().iter().filter(|entry| entry.kind == wanted).count();
+        [("words", count(Kind::Word)), ("pairs", count(Kind::Pair)), ("character grams", count(Kind::Chars))]
     }
 
     /// Sixteen hexadecimal digits of the corpus and options that the model was trained on: to tell models apart, no proof
@@ -128,9 +153,21 @@ impl Model {
         self.scope.threshold
     }
 
-    /// The `top` likeliest originals (all where `None`), likeliest first and ties by index, and the scope of the question.
-    pub(super) fn rank(&self, text: &str, top: Option<usize>, scratch: &mut Scratch) -> (Vec<Match>, f32) {
-        let known = self.score(text, scratch);
+    /// SHA-256 of the encoder it needs, as [`Encoder::digest`](super::Encoder::digest) gives it; `None` for a lexical model.
+    pub fn encoder_digest(&self) -> Option<&str> {
+        self.embedding.as_ref().map(|(_, digest)| digest.as_str())
+    }
+
+    /// The `top` likeliest originals of a cleaned text (all where `None`), likeliest first and ties by index, and the scope
+    /// of the question. A model that needs an encoder is given the text's vector.
+    pub(super) fn rank(
+        &self,
+        text: &str,
+        vector: Option<&[f32]>,
+        top: Option<usize>,
+        scratch: &mut Scratch,
+    ) -> (Vec<Match>, f32) {
+        let known = self.score(text, vector, scratch);
         let Scratch { scores, before, .. } = scratch;
         let scope = self.scope.score(&Best::of(scores, &self.constants));
         softmax(scores);
@@ -151,14 +188,13 @@ impl Model {
         (matches, scope)
     }
 
-    /// The blended score of every original, before softmax; false where no gram of the text is known.
-    fn score(&self, text: &str, scratch: &mut Scratch) -> bool {
-        let Scratch { text: cleaned, featurizer, cosines, scores, .. } = scratch;
-        clean_into(text, cleaned);
-        let features = featurizer.features(&self.vocabulary, cleaned);
+    /// The blended score of every original, before softmax; false where nothing is known of the text.
+    fn score(&self, text: &str, vector: Option<&[f32]>, scratch: &mut Scratch) -> bool {
+        let Scratch { featurizer, cosines, scores, embedding: space, .. } = scratch;
+        let features = featurizer.features(&self.vocabulary, text);
         scores.clear();
         scores.resize(self.originals.len(), 0.0);
-        if features.indices.is_empty() {
+        if features.indices.is_empty() && (text.is_empty() || self.embedding.is_none()) {
             return false;
         }
         scores.copy_from_slice(&self.constants);
@@ -167,6 +203,10 @@ impl Model {
             self.postings.score(*feature, scores);
         }
         self.neighbours.score(features, self.nearest, cosines, scores);
+        if let Some((embedding, _)) = &self.embedding {
+            let vector = vector.expect("bug: a model and its encoder are loaded together");
+            embedding.score(vector, [1.0, embedding.similar], space, scores);
+        }
         true
     }
 }
@@ -224,8 +264,9 @@ impl Fnv {
     }
 }
 
-fn digest(corpus: &Corpus, options: &TrainOptions) -> String {
+fn digest(corpus: &Corpus, options: &TrainOptions, encoder: Option<&str>) -> String {
     let mut hash = Fnv::new();
+    hash.write_text(encoder.unwrap_or_default());
     hash.write_text(&format!("{options:?}"));
     for original in &corpus.originals {
         hash.write(&original.id.to_le_bytes());

@@ -1,4 +1,4 @@
-//! A seeded generator for training: the same seed gives the same order on every machine. Not for secrets.
+//! A seeded generator for training and resampling: the same seed gives the same order on every machine. Not for secrets.
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
 #[derive(Debug, Clone)]
@@ -20,9 +20,13 @@ impl Rng {
     /// Permutes `items` (Fisher and Yates).
     pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            let other = ((u128::from(self.next()) * (last as u128 + 1)) >> 64) as usize;
-            items.swap(last, other);
+            items.swap(last, self.below(last + 1));
         }
+    }
+
+    /// A number below `bound`, which is not zero, each as likely as the others to within 2^-64.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 }
 

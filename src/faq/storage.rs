@@ -19,16 +19,20 @@
 //! | `near.blend` | F32 | 1 | weight of the nearest text |
 //! | `kin.end` | U32 | N | where each class's kin end |
 //! | `kin.class`, `kin.share` | U16, F16 | K | |
+//! | `embedding.head` | F16 | N, D | only with an encoder: regression on vectors of D numbers |
+//! | `embedding.text` | F16 | T, D | the texts' vectors |
+//! | `embedding.class_end`, `embedding.blend` | U32, F32 | N, 1 | as for `near` |
 //! | `scope` | F32 | 4 | three weights and the threshold |
 //! | `question.id`, `question.answer_id` | I64 | N | |
 //! | `question.text`, `answer.text` | U8 | bytes | UTF-8, one after the other |
 //! | `question.text_end`, `answer.text_end` | U32 | N | where each ends; an empty answer is none |
 //!
-//! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data), `duplicates` (how many) and
-//! `checksum` (of the tensors).
+//! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data), `duplicates` (how many), `encoder` (its
+//! digest, where one is needed) and `checksum` (of the tensors).
 
 use super::bm25::Postings;
 use super::corpus::{MAX_ORIGINALS, Original};
+use super::embedding::Embedding;
 use super::features::{Entry, Kind, Vocabulary};
 use super::kin::Kinship;
 use super::model::{Fnv, Model, Quantised};
@@ -52,6 +56,9 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The largest header read; a model's own is under 2 KB.
 const MAX_HEADER_BYTES: u64 = 64 << 10;
+
+/// The longest vector of an encoder.
+const MAX_WIDTH: usize = 4096;
 
 /// The most texts a model may be trained on.
 const MAX_TEXTS: u32 = 1 << 24;
@@ -123,10 +130,15 @@ struct Metadata {
     version: u32,
     digest: String,
     duplicates: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoder: Option<String>,
     checksum: String,
 }
 
 impl Model {
+    /// The version of the file format that is written and read.
+    pub const FORMAT_VERSION: u32 = VERSION;
+
     /// Writes the model to `path`, replacing what was there in one step: a reader sees the old file or the new one.
     ///
     /// # Errors
@@ -162,6 +174,7 @@ impl Model {
             version: VERSION,
             digest: self.digest.clone(),
             duplicates: self.duplicates,
+            encoder: self.encoder_digest().map(str::to_owned),
             checksum: checksum.hex(),
         };
         let metadata = serde_json::to_string(&metadata).expect("bug: plain fields are JSON");
@@ -187,7 +200,7 @@ impl Model {
         let (answers, answer_ends) = concatenate(answers);
         let kind = |entry: &Entry| entry.kind as u8;
         let round = |weight: &f32| f16::from_f32(*weight);
-        vec![
+        let mut tensors = vec![
             tensor("dense.weight", Dtype::I8, [v, n], &self.dense.data, |x| x.to_le_bytes()),
             tensor("dense.scale", Dtype::F32, [v], &self.dense.scales, |x| x.to_le_bytes()),
             tensor("postings.end", Dtype::U32, [v], &self.postings.ends, |x| x.to_le_bytes()),
@@ -213,7 +226,11 @@ impl Model {
             tensor("question.text_end", Dtype::U32, [n], &text_ends, |x| x.to_le_bytes()),
             tensor("answer.text", Dtype::U8, [answers.len()], answers.as_bytes(), |x| [*x]),
             tensor("answer.text_end", Dtype::U32, [n], &answer_ends, |x| x.to_le_bytes()),
-        ]
+        ];
+        if let Some((embedding, _)) = &self.embedding {
+            tensors.extend(embedding_tensors(embedding));
+        }
+        tensors
     }
 
     /// Reads the bytes of a model file.
@@ -241,6 +258,10 @@ impl Model {
             neighbours: file.neighbours(features, classes)?,
             nearest: file.weights("near.blend", Dtype::F32, 1, f32::from_le_bytes)?[0],
             kinship: file.kinship(classes)?,
+            embedding: match metadata.encoder {
+                Some(digest) => Some((file.embedding(classes)?, digest)),
+                None => None,
+            },
             scope: file.scope()?,
             duplicates: metadata.duplicates,
             digest: metadata.digest,
@@ -268,7 +289,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, Problem> {
 }
 
 /// Checks that no offset in the header points outside the file: the safetensors reader adds them up unchecked.
-fn check_header(bytes: &[u8]) -> Result<(), Problem> {
+pub(super) fn check_header(bytes: &[u8]) -> Result<(), Problem> {
     let (length, rest) = bytes.split_first_chunk().ok_or(SafeTensorError::HeaderTooSmall)?;
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
@@ -297,6 +318,19 @@ fn tensor<T, const D: usize, const W: usize>(
     bytes: impl Fn(&T) -> [u8; W],
 ) -> Tensor {
     Tensor { name, dtype, shape: shape.to_vec(), bytes: items.iter().flat_map(bytes).collect() }
+}
+
+fn embedding_tensors(embedding: &Embedding) -> [Tensor; 4] {
+    let (width, classes) = (embedding.width, embedding.class_ends.len());
+    let (head, texts) = (embedding.head_rows(), embedding.text_rows());
+    let round = |x: &f32| f16::from_f32(*x).to_le_bytes();
+    let ends = &embedding.class_ends;
+    [
+        tensor("embedding.head", Dtype::F16, [classes, width], &head, round),
+        tensor("embedding.text", Dtype::F16, [texts.len() / width, width], &texts, round),
+        tensor("embedding.class_end", Dtype::U32, [classes], ends, |x| x.to_le_bytes()),
+        tensor("embedding.blend", Dtype::F32, [1], &[embedding.similar], |x| x.to_le_bytes()),
+    ]
 }
 
 fn concatenate<'a>(texts: impl Iterator<Item = &'a str>) -> (String, Vec<u32>) {
@@ -345,7 +379,18 @@ impl Tensors<'_> {
         length: usize,
         number: impl Fn([u8; W]) -> f32,
     ) -> Result<Vec<f32>, Problem> {
-        let weights = self.read(tensor, dtype, &[length], number)?;
+        self.matrix(tensor, dtype, &[length], number)
+    }
+
+    /// Like `weights`, of any shape.
+    fn matrix<const W: usize>(
+        &self,
+        tensor: &'static str,
+        dtype: Dtype,
+        shape: &[usize],
+        number: impl Fn([u8; W]) -> f32,
+    ) -> Result<Vec<f32>, Problem> {
+        let weights = self.read(tensor, dtype, shape, number)?;
         let sane = weights.iter().all(|weight| weight.abs() <= MAX_WEIGHT);
         if sane { Ok(weights) } else { Err(Problem::Value { tensor }) }
     }
@@ -436,6 +481,23 @@ impl Tensors<'_> {
             return Err(Problem::Value { tensor: "near.text" });
         }
         Ok(Neighbours { ends, texts, values, class_ends })
+    }
+
+    fn embedding(&self, classes: usize) -> Result<Embedding, Problem> {
+        let width = match *self.0.tensor("embedding.head")?.shape() {
+            [_, width] if (1..=MAX_WIDTH).contains(&width) => width,
+            _ => return Err(Problem::Value { tensor: "embedding.head" }),
+        };
+        let class_ends = self.read("embedding.class_end", Dtype::U32, &[classes], u32::from_le_bytes)?;
+        let texts = class_ends.last().map_or(0, |end| *end as usize);
+        if !class_ends.is_sorted() {
+            return Err(Problem::Value { tensor: "embedding.class_end" });
+        }
+        let half = |bytes| f16::from_le_bytes(bytes).to_f32();
+        let head = self.matrix("embedding.head", Dtype::F16, &[classes, width], half)?;
+        let texts = self.matrix("embedding.text", Dtype::F16, &[texts, width], half)?;
+        let similar = self.weights("embedding.blend", Dtype::F32, 1, f32::from_le_bytes)?[0];
+        Ok(Embedding::new(width, &head, &texts, class_ends, similar))
     }
 
     fn kinship(&self, classes: usize) -> Result<Kinship, Problem> {

@@ -2,10 +2,12 @@
 //! duplicates, blended by weights that cross-validation on the duplicates chooses. Everything is deterministic: the same
 //! corpus and options give the same model, byte for byte, on the same build. Nothing here is used while answering.
 
-use super::blend::{self, HeldOut, LEXICAL};
+use super::blend::{self, EMBEDDED, HeldOut, LEXICAL};
 use super::bm25::Postings;
 use super::clean::clean;
 use super::corpus::Corpus;
+use super::embedding::{self, Embedding};
+use super::encoder::{self, Encoder};
 use super::features::{Features, Featurizer, Kind, Vocabulary};
 use super::kin::Kinship;
 use super::logistic::{Rows, Solver, Weights};
@@ -40,6 +42,9 @@ const MIN_FEATURES: usize = 8192;
 /// The most scores kept to fit the blend to, 512 MB: a larger corpus is represented by part of each fold.
 const MAX_HELD_OUT_SCORES: usize = 1 << 27;
 
+/// Texts between two reports of an encoder's progress.
+const EMBEDDED_AT_ONCE: usize = 64;
+
 /// What training is doing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
@@ -49,6 +54,13 @@ pub enum Progress {
         texts: usize,
         /// Grams kept.
         features: usize,
+    },
+    /// An encoder has read some of the texts.
+    Embedded {
+        /// So many.
+        done: usize,
+        /// Of so many.
+        texts: usize,
     },
     /// One part of the cross-validation is done.
     Fold {
@@ -66,9 +78,19 @@ pub enum Progress {
     },
 }
 
-/// Trains a model.
-pub fn train(corpus: &Corpus, options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Model {
-    let data = Data::new(corpus, options);
+/// Trains a lexical model.
+pub fn train(corpus: &Corpus, options: &TrainOptions, progress: impl FnMut(Progress)) -> Model {
+    train_with(corpus, options, None, progress)
+}
+
+/// Trains a model. With an encoder it learns from the texts' vectors too, and needs that encoder to answer.
+pub fn train_with(
+    corpus: &Corpus,
+    options: &TrainOptions,
+    encoder: Option<&Encoder>,
+    mut progress: impl FnMut(Progress),
+) -> Model {
+    let data = Data::new(corpus, options, encoder, &mut progress);
     progress(Progress::Featurised { texts: data.labels.len(), features: data.kinds.len() });
     let held_out = data.held_out(options, &mut progress);
     let blend = held_out.fit();
@@ -79,7 +101,8 @@ pub fn train(corpus: &Corpus, options: &TrainOptions, mut progress: impl FnMut(P
     let answers = data.index_answers();
     let kinship = Kinship::fit(&data.rows, &data.labels, &data.kinds, data.classes);
     let (held_out, blend, vocabulary) = (&held_out, &blend, data.vocabulary);
-    Model::new(Parts { corpus, options, vocabulary, scorers, kinship, answers, held_out, blend })
+    let encoder = encoder.map(Encoder::digest);
+    Model::new(Parts { corpus, options, vocabulary, scorers, kinship, answers, held_out, blend, encoder })
 }
 
 /// What is fitted to texts and scores others.
@@ -90,6 +113,7 @@ pub(super) struct Scorers {
     /// Logarithm of each class's number of texts.
     pub(super) frequencies: Vec<f32>,
     pub(super) neighbours: Neighbours,
+    pub(super) embedding: Option<Embedding>,
 }
 
 /// The corpus as numbers: rows of originals first, one per class in order, then of their answers, then of duplicates.
@@ -101,10 +125,17 @@ struct Data {
     classes: usize,
     /// Where the rows of the duplicates start.
     duplicates: u32,
+    /// The texts' vectors and their length.
+    vectors: Option<(Rows, usize)>,
 }
 
 impl Data {
-    fn new(corpus: &Corpus, options: &TrainOptions) -> Self {
+    fn new(
+        corpus: &Corpus,
+        options: &TrainOptions,
+        encoder: Option<&Encoder>,
+        progress: &mut impl FnMut(Progress),
+    ) -> Self {
         let classes = corpus.originals.len();
         let labelled = texts(corpus);
         let texts: Vec<String> = labelled.iter().map(|(_, text)| clean(text)).collect();
@@ -123,6 +154,7 @@ impl Data {
             rows,
             classes,
             duplicates: (texts.len() - corpus.duplicates.len()) as u32,
+            vectors: encoder.map(|encoder| (embed(encoder, &texts, progress), encoder.width())),
         }
     }
 
@@ -137,6 +169,9 @@ impl Data {
             postings: self.index(subset),
             frequencies,
             neighbours: Neighbours::fit(&self.rows, &self.labels, subset, features, classes),
+            embedding: self.vectors.as_ref().map(|(vectors, width)| {
+                Embedding::fit(vectors, *width, &self.labels, subset, classes, solver)
+            }),
         }
     }
 
@@ -155,8 +190,10 @@ impl Data {
         let folds = options.folds.max(2);
         let fold_of = self.assign_folds(options.seed, folds);
         let answers = self.index_answers();
-        let quota = (MAX_HELD_OUT_SCORES / LEXICAL.len() / self.classes.max(1)).div_ceil(folds);
-        let mut held_out = HeldOut::new(self.classes, &LEXICAL);
+        let mut prior = LEXICAL.to_vec();
+        prior.extend(self.vectors.as_ref().map_or(&[][..], |_| &EMBEDDED));
+        let quota = (MAX_HELD_OUT_SCORES / prior.len() / self.classes.max(1)).div_ceil(folds);
+        let mut held_out = HeldOut::new(self.classes, &prior);
         for fold in 0..folds {
             let (held, rest): (Vec<u32>, Vec<u32>) =
                 (0..self.labels.len() as u32).partition(|row| fold_of[*row as usize] == Some(fold));
@@ -185,8 +222,9 @@ impl Data {
         fold_of
     }
 
-    /// Fills in the scores of one row, in the order of [`LEXICAL`].
+    /// Fills in the scores of one row, in the order of [`LEXICAL`] and [`EMBEDDED`].
     fn score(&self, scorers: &Scorers, answers: &Postings, row: u32, scores: &mut [f32]) {
+        let vector = self.vectors.as_ref().map(|(vectors, _)| vectors.row(row as usize).1);
         let row = self.rows.row(row as usize);
         let mut runs: Vec<&mut [f32]> = scores.chunks_exact_mut(self.classes).collect();
         scorers.weights.score(row, runs[blend::LOGISTIC]);
@@ -198,7 +236,26 @@ impl Data {
         runs[blend::FREQUENCY].copy_from_slice(&scorers.frequencies);
         let features = Features { indices: row.0, values: row.1 };
         scorers.neighbours.score(features, 1.0, &mut Vec::new(), runs[blend::NEAREST]);
+        if let Some((embedding, vector)) = scorers.embedding.as_ref().zip(vector) {
+            let mut scratch = embedding::Scratch::default();
+            embedding.score(vector, [1.0, 0.0], &mut scratch, runs[blend::HEAD]);
+            embedding.score(vector, [0.0, 1.0], &mut scratch, runs[blend::SIMILAR]);
+        }
     }
+}
+
+/// The vectors of cleaned texts, as rows.
+fn embed(encoder: &Encoder, texts: &[String], progress: &mut impl FnMut(Progress)) -> Rows {
+    let everything: Vec<u32> = (0..encoder.width() as u32).collect();
+    let mut scratch = encoder::Scratch::default();
+    let mut rows = Rows::default();
+    for (at, texts_at_once) in texts.chunks(EMBEDDED_AT_ONCE).enumerate() {
+        let vectors = encoder.embed(texts_at_once.iter().map(String::as_str), &mut scratch);
+        vectors.chunks_exact(everything.len()).for_each(|vector| rows.push(&everything, vector));
+        let done = at * EMBEDDED_AT_ONCE + texts_at_once.len();
+        progress(Progress::Embedded { done, texts: texts.len() });
+    }
+    rows
 }
 
 /// Every text of the corpus with its class: originals, then answers, then duplicates.

@@ -1,0 +1,130 @@
+//! What a model learns from the vectors of an encoder: a logistic regression on them, and the cosine with the nearest
+//! text of each class. It owns both and their layout; the vectors are `encoder`'s and their weight in the answer `blend`'s.
+
+use super::blend;
+use super::encoder::{Linear, Simd};
+use super::logistic::{Rows, Solver, Weights};
+use half::f16;
+
+/// Weight of the logistic loss against regularisation, by cross-validation; vectors have length one.
+const C: f32 = 30.0;
+
+/// The scores of vectors, weighed by the blend in a finished model.
+#[derive(Debug, Clone)]
+pub(super) struct Embedding {
+    simd: Simd,
+    /// Numbers in a vector.
+    pub(super) width: usize,
+    /// One row of a vector's length per class.
+    pub(super) head: Linear,
+    /// One row per text, class by class.
+    pub(super) texts: Linear,
+    /// Where each class's texts end.
+    pub(super) class_ends: Vec<u32>,
+    /// Weight of the nearest text's cosine.
+    pub(super) similar: f32,
+}
+
+/// Working memory of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    blocks: Vec<f32>,
+    products: Vec<f32>,
+}
+
+impl Embedding {
+    /// One of given rows: `head` has a row of `width` per class, `texts` one per text.
+    pub(super) fn new(width: usize, head: &[f32], texts: &[f32], class_ends: Vec<u32>, similar: f32) -> Self {
+        let pack = |rows: &[f32]| Linear::pack_rows(rows, width);
+        Self { simd: Simd::detect(), width, head: pack(head), texts: pack(texts), class_ends, similar }
+    }
+
+    /// Fits the vectors named by `subset`, whose classes are `labels[row] < classes`.
+    pub(super) fn fit(
+        vectors: &Rows,
+        width: usize,
+        labels: &[u32],
+        subset: &[u32],
+        classes: usize,
+        solver: Solver,
+    ) -> Self {
+        let weights = Solver { c: C, ..solver }.fit(vectors, labels, subset, width, classes);
+        let mut order = subset.to_vec();
+        order.sort_by_key(|row| labels[*row as usize]);
+        let texts: Vec<f32> = order.iter().flat_map(|row| vectors.row(*row as usize).1).copied().collect();
+        let end_of = |class| order.partition_point(|row| labels[*row as usize] <= class) as u32;
+        let class_ends = (0..classes as u32).map(end_of).collect();
+        Self::new(width, &transpose(&weights, width, classes), &texts, class_ends, 1.0)
+    }
+
+    /// The same weighed by `blend`, rounded as a file keeps it.
+    pub(super) fn weighed(&self, blend: &[f64]) -> Self {
+        let half = |value: f32| f16::from_f32(value).to_f32();
+        let weight = blend[blend::HEAD] as f32;
+        let head: Vec<f32> = self.head_rows().iter().map(|value| half(weight * value)).collect();
+        let texts: Vec<f32> = self.text_rows().iter().map(|value| half(*value)).collect();
+        Self::new(self.width, &head, &texts, self.class_ends.clone(), blend[blend::SIMILAR] as f32)
+    }
+
+    /// The regression's rows, class by class.
+    pub(super) fn head_rows(&self) -> Vec<f32> {
+        self.head.unpack_rows(self.class_ends.len())
+    }
+
+    /// The texts' vectors, class by class.
+    pub(super) fn text_rows(&self) -> Vec<f32> {
+        self.texts.unpack_rows(self.class_ends.last().map_or(0, |end| *end as usize))
+    }
+
+    /// Adds to every class's score `weights[0]` times the regression's and `weights[1]` times its nearest text's cosine.
+    pub(super) fn score(&self, vector: &[f32], weights: [f32; 2], scratch: &mut Scratch, scores: &mut [f32]) {
+        let Scratch { blocks, products } = scratch;
+        self.head.apply(self.simd, vector, blocks, products);
+        scores.iter_mut().zip(&*products).for_each(|(score, product)| *score += weights[0] * product);
+        self.texts.apply(self.simd, vector, blocks, products);
+        let mut start = 0;
+        for (score, end) in scores.iter_mut().zip(&self.class_ends) {
+            let texts = &products[start..*end as usize];
+            start = *end as usize;
+            if !texts.is_empty() {
+                *score += weights[1] * texts.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            }
+        }
+    }
+}
+
+/// One row per class from one row per number of a vector.
+fn transpose(weights: &Weights, width: usize, classes: usize) -> Vec<f32> {
+    (0..classes).flat_map(|class| (0..width).map(move |at| weights.row(at)[class])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_score_by_regression_and_nearest_text() {
+        let head = [1.0, 0.0, 0.0, 2.0];
+        let texts = [0.6, 0.8, 1.0, 0.0, 0.0, -1.0];
+        let embedding = Embedding::new(2, &head, &texts, vec![2, 3], 1.0);
+        let (mut scratch, mut scores) = (Scratch::default(), [10.0, 20.0]);
+        embedding.score(&[0.8, 0.6], [1.0, 0.5], &mut scratch, &mut scores);
+        let expected = [10.0 + 0.8 + 0.5 * 0.96, 20.0 + 1.2 - 0.5 * 0.6];
+        assert!(scores.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}");
+    }
+
+    #[test]
+    fn fitted_vectors_find_their_class() {
+        let mut vectors = Rows::default();
+        let rows = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.8, 0.6, 0.0]];
+        rows.iter().for_each(|row| vectors.push(&[0, 1, 2], row));
+        let solver = Solver { c: 1.0, epochs: 20, seed: 1 };
+        let embedding = Embedding::fit(&vectors, 3, &[2, 0, 1, 2], &[0, 1, 2, 3], 3, solver);
+        assert_eq!(embedding.class_ends, [1, 2, 4]);
+        for (row, class) in rows.iter().zip([2, 0, 1, 2]) {
+            let mut scores = [0.0; 3];
+            embedding.score(row, [1.0, 1.0], &mut Scratch::default(), &mut scores);
+            assert!((0..3).all(|other| scores[other] <= scores[class]), "{scores:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The BERT encoder (Devlin et al. 2019) on packed weights: token numbers of several texts to one vector each. It owns the
+//! arithmetic and the working memory; files and words are `encoder`'s.
+//!
+//! The tokens of a batch stand one after the other without padding: products run over all of them, attention over each
+//! text alone. So a batch costs what its tokens cost, and each weight is read from memory once for the whole batch.
+
+use super::product::{Linear, Norm, Simd, add_and_normalise, exp, gelu, sum};
+
+/// Width of an attention head; every encoder of this family has it.
+pub(super) const HEAD: usize = 32;
+
+/// An encoder.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) simd: Simd,
+    /// Width of a token's vector.
+    pub(super) width: usize,
+    /// One row per token of the vocabulary.
+    pub(super) words: Vec<f32>,
+    /// One row per position, the vector of the first sentence added.
+    pub(super) positions: Vec<f32>,
+    pub(super) norm: Norm,
+    pub(super) layers: Vec<Layer>,
+}
+
+/// One transformer layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    /// Query, key and value, one after the other; the query scaled by the root of [`HEAD`].
+    pub(super) attention: Linear,
+    pub(super) attention_out: Linear,
+    pub(super) attention_norm: Norm,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) norm: Norm,
+}
+
+/// Working memory of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    rows: Vec<f32>,
+    blocks: Vec<f32>,
+    mixed: Vec<f32>,
+    wide: Vec<f32>,
+    keys: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+impl Network {
+    /// How many tokens it knows.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.words.len() / self.width
+    }
+
+    /// Appends the vector of every text to `out`: the mean of its tokens', brought to length one. Texts have at least one
+    /// token and at most one per position, each below [`Self::vocabulary`].
+    pub(super) fn embed(&self, texts: &[&[u32]], space: &mut Workspace, out: &mut Vec<f32>) {
+        self.look_up(texts, &mut space.rows);
+        for layer in &self.layers {
+            self.attend(layer, texts, space);
+            let Workspace { rows, blocks, mixed, wide, .. } = &mut *space;
+            layer.attention_out.apply(self.simd, mixed, blocks, wide);
+            add_and_normalise(self.simd, rows, wide, &layer.attention_norm);
+            layer.up.apply(self.simd, rows, blocks, wide);
+            gelu(self.simd, wide);
+            layer.down.apply(self.simd, wide, blocks, mixed);
+            add_and_normalise(self.simd, rows, mixed, &layer.norm);
+        }
+        self.pool(texts, &space.rows, out);
+    }
+
+    /// The sum of each token's vector and its position's, normalised.
+    fn look_up(&self, texts: &[&[u32]], rows: &mut Vec<f32>) {
+        rows.clear();
+        let mut positions = Vec::new();
+        for text in texts {
+            for token in *text {
+                rows.extend_from_slice(&self.words[*token as usize * self.width..][..self.width]);
+            }
+            positions.extend_from_slice(&self.positions[..text.len() * self.width]);
+        }
+        add_and_normalise(self.simd, rows, &positions, &self.norm);
+    }
+
+    /// Leaves in `space.mixed`, for every token, each head's values weighed by their attention.
+    fn attend(&self, layer: &Layer, texts: &[&[u32]], space: &mut Workspace) {
+        let Workspace { rows, blocks, mixed, wide, keys, scores } = space;
+        layer.attention.apply(self.simd, rows, blocks, wide);
+        mixed.clear();
+        mixed.resize(rows.len(), 0.0);
+        let mut first = 0;
+        for text in texts {
+            let tokens = first..first + text.len();
+            first = tokens.end;
+            let inputs = &wide[tokens.start * 3 * self.width..tokens.end * 3 * self.width];
+            let mixed = &mut mixed[tokens.start * self.width..tokens.end * self.width];
+            self.simd.run(
+                #[inline(always)]
+                || {
+                    for head in 0..self.width / HEAD {
+                        attend_head(inputs, self.width, head * HEAD, keys, scores, mixed);
+                    }
+                },
+            );
+        }
+    }
+
+    fn pool(&self, texts: &[&[u32]], rows: &[f32], out: &mut Vec<f32>) {
+        let mut first = 0;
+        for text in texts {
+            let tokens = &rows[first * self.width..][..text.len() * self.width];
+            first += text.len();
+            let start = out.len();
+            out.resize(start + self.width, 0.0);
+            let mean = &mut out[start..];
+            for token in tokens.chunks_exact(self.width) {
+                mean.iter_mut().zip(token).for_each(|(mean, value)| *mean += value);
+            }
+            let length = sum(mean, |value| value * value).sqrt().max(1e-12);
+            mean.iter_mut().for_each(|value| *value /= length);
+        }
+    }
+}
+
+/// One head of one text. `inputs` has a row of query, key and value per token, `mixed` one of all heads; `at` is where the
+/// head's columns start. `keys` and `scores` are scratch space.
+#[inline(always)]
+fn attend_head(
+    inputs: &[f32],
+    width: usize,
+    at: usize,
+    keys: &mut Vec<f32>,
+    scores: &mut Vec<f32>,
+    mixed: &mut [f32],
+) {
+    let tokens = inputs.len() / (3 * width);
+    let column = |token: usize, part: usize| -> &[f32; HEAD] {
+        inputs[(3 * token + part) * width + at..].first_chunk().expect("bug: heads divide the width")
+    };
+    // Keys feature by feature, so that a query's products with all of them run along memory.
+    keys.clear();
+    for feature in 0..HEAD {
+        keys.extend((0..tokens).map(|token| column(token, 1)[feature]));
+    }
+    scores.resize(tokens, 0.0);
+    for token in 0..tokens {
+        scores.fill(0.0);
+        for (query, keys) in column(token, 0).iter().zip(keys.chunks_exact(tokens)) {
+            scores.iter_mut().zip(keys).for_each(|(score, key)| *score += query * key);
+        }
+        let total = exponentials(scores);
+        let mut value = [0.0; HEAD];
+        for (other, score) in scores.iter().enumerate() {
+            value.iter_mut().zip(column(other, 2)).for_each(|(sum, value)| *sum += score * value);
+        }
+        for (out, value) in mixed[token * width + at..][..HEAD].iter_mut().zip(value) {
+            *out = value / total;
+        }
+    }
+}
+
+/// Replaces scores by their exponentials relative to the largest, and adds them up.
+#[inline(always)]
+fn exponentials(scores: &mut [f32]) -> f32 {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|score| *score = exp(*score - largest));
+    sum(scores, |score| score)
+}
