@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::{
     batch::{Workers, scheduler},
     config::{Config, FaqConfig, PhotosConfig},
-    faq::{Answerer, Model},
+    faq::{Answerer, Live},
     http::{self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS},
     image::Decoder,
     metrics::{Metrics, UPKEEP},
@@ -106,14 +106,15 @@ fn build_photos(
 }
 
 fn build_faq(config: &FaqConfig, metrics: &Metrics, workers: &mut Vec<Workers>) -> anyhow::Result<Questions> {
-    let model = Arc::new(Model::load(&config.model)?);
+    let live = Arc::new(Live::open(&config.model, None)?);
+    let model = live.load().model().clone();
     tracing::info!(
         model = %config.model.display(),
         questions = model.questions().len(),
         threads = config.threads,
         "FAQ ready"
     );
-    let answerers = (0..config.threads).map(|_| Answerer::new(model.clone())).collect();
+    let answerers = (0..config.threads).map(|_| Answerer::new(live.clone())).collect();
     let (queue, pool) = scheduler::start("faq", answerers, config.queue, metrics.queue("faq"))?;
     workers.push(pool);
     Ok(Questions { queue, model })
