@@ -2,6 +2,7 @@
 //! shared fixtures are.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stdout, reason = "how close the logits are, for whoever asks with --nocapture")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

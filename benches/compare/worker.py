@@ -46,7 +46,7 @@ def openvino(weights, batch, threads):
         request.infer({0: image})
         return request.get_output_tensor(0).data.copy()
 
-    return ov.__version__, run
+    return ov.__version__.split("-")[0], run
 
 
 def torch(weights, batch, threads):

@@ -11,9 +11,9 @@ use super::plan::{Op, Plan, Shape, Step, Value, Window};
 use super::{Engine, EngineError, INPUT_SIZE};
 use crate::image::Prepared;
 
-/// Elements that the largest step of the head may move for all images that go together: half of a last level cache of
-/// 32 MiB.
-const HEAD_ELEMENTS: usize = 4 << 20;
+/// Elements that the largest step of the head may move for all images that go together: a quarter of a last level cache
+/// of 32 MiB.
+const HEAD_ELEMENTS: usize = 2 << 20;
 
 /// How a [`CpuEngine`] runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

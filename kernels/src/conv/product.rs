@@ -12,9 +12,10 @@ use super::map::Map;
 use super::micro::{LANES, Tile, row_tiles};
 use super::panels::Panels;
 use super::step::{Ending, Place};
+use super::team::share;
 
 /// Rows of one piece of work; their inputs stay in the second level cache while panels pass by.
-pub(super) const ROW_BLOCK: usize = 96;
+pub(super) const ROW_BLOCK: usize = 48;
 
 /// Floats of weights that pass by in one piece of work: half the second level cache.
 const WEIGHT_BLOCK: usize = 64 << 10;
@@ -89,8 +90,8 @@ impl Product {
         let panel_blocks = self.panels.count().div_ceil(most).max(wanted).min(self.panels.count());
         frame.member.for_each(row_blocks * panel_blocks, |at| {
             let piece = Piece {
-                rows: share(rows, row_blocks, at % row_blocks),
-                panels: share(self.panels.count(), panel_blocks, at / row_blocks),
+                rows: share(rows, row_blocks, at / panel_blocks),
+                panels: share(self.panels.count(), panel_blocks, at % panel_blocks),
             };
             // SAFETY: pieces are disjoint and lie in the batch; the rest is the caller's promise.
             unsafe { self.piece(frame, scratch, source, target, end, &piece) }
@@ -168,9 +169,4 @@ impl Product {
             }
         }
     }
-}
-
-/// The `at`th of `parts` nearly equal shares of `0..total`.
-pub(super) fn share(total: usize, parts: usize, at: usize) -> Range<usize> {
-    at * total / parts..(at + 1) * total / parts
 }

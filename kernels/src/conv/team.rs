@@ -1,10 +1,11 @@
 //! A fixed set of threads that go through one job together, phase by phase.
 //!
-//! Every member runs the same closure; [`Member::for_each`] shares out the indices of a phase, whoever comes first, and
-//! ends with a barrier. What the indices mean is the callers' business.
+//! Every member runs the same closure; [`Member::for_each`] shares out the indices of a phase and ends
+//! with a barrier. What the indices mean is the callers' business.
 #![allow(unsafe_code)]
 
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -36,13 +37,18 @@ struct Shared {
     inbox: Mutex<Inbox>,
     /// A job was posted, or the team ends.
     posted: Condvar,
-    /// Next index of the current phase.
-    next: AtomicUsize,
+    /// How many of each member's share of the current phase are taken.
+    taken: Vec<Line<AtomicUsize>>,
     /// Ends a phase; broken once a member panicked.
     phase: Barrier,
     /// Ends a job; every member comes here, whatever became of it.
     exit: Barrier,
 }
+
+/// Something with a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line<T>(T);
 
 /// What the helpers are to do.
 #[derive(Default)]
@@ -71,7 +77,7 @@ impl Team {
             members,
             inbox: Mutex::default(),
             posted: Condvar::new(),
-            next: AtomicUsize::new(0),
+            taken: (0..members).map(|_| Line::default()).collect(),
             phase: Barrier::new(members),
             exit: Barrier::new(members),
         });
@@ -166,26 +172,37 @@ impl Member<'_> {
         self.shared.members
     }
 
-    /// Calls `work` for every index below `count` exactly once, on whichever member is free, and returns when all
-    /// calls of all members are done: what they wrote is then visible here. Every member must call this equally often
-    /// and with the same counts.
+    /// Calls `work` for every index below `count` exactly once and returns when all calls of all members are done: what
+    /// they wrote is then visible here. Each member begins with a share of its own, the same in every phase of this
+    /// count, so that what it wrote in one phase is in its caches in the next; who has finished helps the others. Every
+    /// member must call this equally often and with the same counts.
     ///
     /// # Panics
     /// When another member panicked.
     pub fn for_each(&self, count: usize, mut work: impl FnMut(usize)) {
-        if self.shared.members == 1 {
+        let members = self.shared.members;
+        if members == 1 {
             return (0..count).for_each(work);
         }
-        loop {
-            let at = self.shared.next.fetch_add(1, Ordering::Relaxed);
-            if at >= count {
-                break;
+        for owner in (self.index..members).chain(0..self.index) {
+            let share = share(count, members, owner);
+            let taken = &self.shared.taken[owner].0;
+            loop {
+                let at = share.start + taken.fetch_add(1, Ordering::Relaxed);
+                if at >= share.end {
+                    break;
+                }
+                work(at);
             }
-            work(at);
         }
-        let passed = self.shared.phase.wait(|| self.shared.next.store(0, Ordering::Relaxed));
-        assert!(passed.is_ok(), "another member of the team panicked");
+        let reset = || self.shared.taken.iter().for_each(|taken| taken.0.store(0, Ordering::Relaxed));
+        assert!(self.shared.phase.wait(reset).is_ok(), "another member of the team panicked");
     }
+}
+
+/// The `at`th of `parts` nearly equal shares of `0..total`.
+pub(super) fn share(total: usize, parts: usize, at: usize) -> Range<usize> {
+    at * total / parts..(at + 1) * total / parts
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -14,8 +14,8 @@ use super::map::Map;
 use super::micro::{Finish, LANES, ROWS, Tile, row_tiles};
 use super::panels::Panels;
 use super::points::{self, POINTS, SIDE, TILE, transform_input, transform_output, transform_weights};
-use super::product::share;
 use super::step::{Ending, Place, Window};
+use super::team::share;
 
 /// Floats of transformed input that are made before they are used; a share of the last level cache.
 const INPUT_BLOCK: usize = 3 << 19;
@@ -144,12 +144,13 @@ impl Winograd {
                 }
             });
             let blocks = tiles.len().div_ceil(TILE_BLOCK);
-            frame.member.for_each(blocks * self.panels.count(), |at| {
-                let block = share(tiles.len(), blocks, at % blocks);
+            let panels = self.panels.count();
+            frame.member.for_each(blocks * panels, |at| {
+                let block = share(tiles.len(), blocks, at / panels);
                 // SAFETY: the inputs of these tiles are ready, and nobody else computes this panel of them.
-                unsafe { self.multiply(frame, scratch, &tiles, block.clone(), at / blocks) };
+                unsafe { self.multiply(frame, scratch, &tiles, block.clone(), at % panels) };
                 // SAFETY: as above.
-                unsafe { self.transform_output(frame, scratch, target, end, &tiles, block, at / blocks) };
+                unsafe { self.transform_output(frame, scratch, target, end, &tiles, block, at % panels) };
             });
         }
     }
@@ -203,7 +204,7 @@ impl Winograd {
         let depth = self.panels.inputs;
         let (weights, sums) = scratch.floats.floats_mut().split_at_mut(2 * SIDE * self.weight_step());
         let sum_step = block.len() * LANES + GAP;
-        let next = panel + frame.member.members();
+        let next = panel + 1;
         for (pair, rows) in points::PAIRS.into_iter().enumerate() {
             let job = points::Weights {
                 pair,
