@@ -15,7 +15,7 @@ use crate::{
     image::Decoder,
     metrics::{Metrics, UPKEEP},
     service::{Photos, Questions, Readiness},
-    vision::{CandleEngine, Checkpoint, Classifier, INPUT_SIZE, Labels},
+    vision::{Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, cpu::CpuOptions},
     weights::manifest::Manifest,
 };
 
@@ -77,7 +77,9 @@ fn build_photos(
     let own = model.arch.preprocessing();
     let preprocessing = known.map_or(own, |known| known.preprocessing(own));
     let hint = known.and_then(|known| known.hint());
-    let engine = CandleEngine::new(checkpoint.network()?, config.engine_threads)?;
+    let options = CpuOptions { max_batch: config.max_batch, threads: config.engine_threads };
+    let mut engine = CpuEngine::new(checkpoint.network()?, options)?;
+    let instructions = engine.executor().instructions();
     let loaded = started.elapsed();
     let mut classifier = Classifier::new(Box::new(engine), config.max_batch);
     classifier.warm_up().context("the warm-up batch failed")?;
@@ -89,6 +91,8 @@ fn build_photos(
         load_ms = loaded.as_millis() as u64,
         warm_up_ms = (started.elapsed() - loaded).as_millis() as u64,
         max_batch = config.max_batch,
+        engine_threads = config.engine_threads,
+        instructions,
         "classifier ready"
     );
     if model.random {
