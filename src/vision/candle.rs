@@ -1,4 +1,4 @@
-//! The forward pass in candle, on the CPU: the engine in use, and the oracle of any faster one.
+//! The forward pass in candle, on the CPU: the simple engine that faster ones are checked against.
 //!
 //! One definition for all networks: the wiring comes with the [`Network`], BatchNorm already folded. A convolution is
 //! one matrix product per image, threaded by candle's `gemm`, or plain loops where it is depthwise; images of a batch run

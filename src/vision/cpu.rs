@@ -4,11 +4,12 @@
 //! `kernels` crate's affair.
 
 use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Map, Method, Panels, Place};
+use rayon::ThreadPool;
 
 use super::arch::Activation;
 use super::fold::Network;
 use super::plan::{Op, Plan, Shape, Step, Value, Window};
-use super::{Engine, EngineError, INPUT_SIZE};
+use super::{Engine, EngineError, INPUT_SIZE, threads};
 use crate::image::Prepared;
 
 /// Elements that the largest step of the head may move for all images that go together: a quarter of a last level cache
@@ -20,7 +21,7 @@ const HEAD_ELEMENTS: usize = 2 << 20;
 pub struct CpuOptions {
     /// Most images at once; memory is laid out for as many.
     pub max_batch: usize,
-    /// Threads that compute, the caller's included.
+    /// Threads that compute while the caller waits.
     pub threads: usize,
 }
 
@@ -28,6 +29,9 @@ pub struct CpuOptions {
 #[derive(Debug)]
 pub struct CpuEngine {
     executor: Executor,
+    /// One thread that stands back: the executor's first member. Linux gives a thread the niceness of the one that
+    /// starts it, so the executor is made here and the rest of its team stands back too.
+    lead: ThreadPool,
     classes: usize,
     /// Normalised value of each byte, by channel.
     tables: Box<[[f32; 256]; 3]>,
@@ -46,12 +50,13 @@ impl CpuEngine {
         let largest = plan.steps[..plan.head].iter().map(Step::traffic).max().unwrap_or(1);
         let head = Head { steps: plan.head, images: HEAD_ELEMENTS / largest };
         let options = ExecutorOptions { max_batch, threads, portable: false, head };
-        let executor = Executor::new(steps, options).map_err(EngineError::forward)?;
+        let lead = threads::pool(1).map_err(EngineError::forward)?;
+        let executor = lead.install(|| Executor::new(steps, options)).map_err(EngineError::forward)?;
         let table = |c: usize| std::array::from_fn(|value| (value as f32 / 255.0 - own.mean[c]) / own.std[c]);
-        Ok(Self { executor, classes: plan.classes(), tables: Box::new(std::array::from_fn(table)) })
+        Ok(Self { executor, lead, classes: plan.classes(), tables: Box::new(std::array::from_fn(table)) })
     }
 
-    /// The steps' executor, for measuring.
+    /// The steps' executor, to ask and to measure.
     pub fn executor(&mut self) -> &mut Executor {
         &mut self.executor
     }
@@ -66,28 +71,16 @@ impl CpuEngine {
         let mut logits = Vec::with_capacity(images.len() / image * self.classes);
         for batch in images.chunks(image * self.executor.max_batch()) {
             for (at, image) in batch.chunks_exact(image).enumerate() {
-                self.fill(at, image, |_, value| value);
+                fill(&mut self.executor, at, image, |_, value| value);
             }
             self.run(batch.len() / image, &mut logits);
         }
         logits
     }
 
-    /// Writes an image, `[height, width, 3]`, inside the border of the executor's `at`th input.
-    fn fill<T: Copy>(&mut self, at: usize, image: &[T], value: impl Fn(usize, T) -> f32) {
-        let map = self.executor.input_map();
-        let (border, row) = (map.border(), map.row());
-        let lines = self.executor.input(at).chunks_exact_mut(row).skip(border);
-        for (line, pixels) in lines.zip(image.chunks_exact(3 * map.width())) {
-            let line = &mut line[3 * border..][..3 * map.width()];
-            for (to, from) in line.as_chunks_mut::<3>().0.iter_mut().zip(pixels.as_chunks::<3>().0) {
-                *to = std::array::from_fn(|channel| value(channel, from[channel]));
-            }
-        }
-    }
-
     fn run(&mut self, batch: usize, logits: &mut Vec<f32>) {
-        self.executor.run(batch);
+        let executor = &mut self.executor;
+        self.lead.install(|| executor.run(batch));
         for image in 0..batch {
             logits.extend_from_slice(&self.executor.output(image)[..self.classes]);
         }
@@ -105,14 +98,27 @@ impl Engine for CpuEngine {
             return Err(EngineError::ImageShape { expected, found: image.pixels.len() });
         }
         let mut logits = Vec::with_capacity(batch.len() * self.classes);
-        let tables = self.tables.clone();
         for batch in batch.chunks(self.executor.max_batch()) {
             for (at, image) in batch.iter().enumerate() {
-                self.fill(at, &image.pixels, |channel, byte| tables[channel][usize::from(byte)]);
+                let normalise = |channel: usize, byte| self.tables[channel][usize::from(byte)];
+                fill(&mut self.executor, at, &image.pixels, normalise);
             }
             self.run(batch.len(), &mut logits);
         }
         Ok(logits)
+    }
+}
+
+/// Writes an image, `[height, width, 3]`, inside the border of the executor's `at`th input.
+fn fill<T: Copy>(executor: &mut Executor, at: usize, image: &[T], value: impl Fn(usize, T) -> f32) {
+    let map = executor.input_map();
+    let (border, row) = (map.border(), map.row());
+    let lines = executor.input(at).chunks_exact_mut(row).skip(border);
+    for (line, pixels) in lines.zip(image.chunks_exact(3 * map.width())) {
+        let line = &mut line[3 * border..][..3 * map.width()];
+        for (to, from) in line.as_chunks_mut::<3>().0.iter_mut().zip(pixels.as_chunks::<3>().0) {
+            *to = std::array::from_fn(|channel| value(channel, from[channel]));
+        }
     }
 }
 
@@ -165,4 +171,37 @@ fn place(value: Value) -> Place {
 
 fn window(window: Window) -> conv::Window {
     conv::Window { kernel: window.kernel, stride: window.stride, pad: window.pad }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::fs;
+
+    use rustix::{process::getpriority_process, thread::gettid};
+
+    use super::*;
+    use crate::vision::Arch;
+    use crate::vision::random::Recipe;
+
+    /// Niceness of each thread of this process whose name begins so (field 19 of proc(5)'s `stat`).
+    fn niceness(name: &str) -> Vec<i32> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+        let named = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().starts_with(name));
+        let stat = |task: std::path::PathBuf| fs::read_to_string(task.join("stat")).unwrap();
+        let after_name = |stat: &str| stat.rsplit_once(") ").unwrap().1.to_owned();
+        named.map(|task| after_name(&stat(task)).split(' ').nth(16).unwrap().parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_whole_team_stands_back_and_nobody_else() {
+        let own = getpriority_process(Some(gettid())).unwrap();
+        let recipe = Recipe { classes: 2, ..Recipe::new(Arch::ResNet18) };
+        let network = Network::read(recipe.arch, 2, &mut recipe.clone()).unwrap();
+        let engine = CpuEngine::new(network, CpuOptions { max_batch: 1, threads: 3 }).unwrap();
+        let lead = engine.lead.install(|| getpriority_process(Some(gettid())).unwrap());
+        assert!(lead > own, "{lead} {own}");
+        assert_eq!(niceness("conv-"), [lead; 2]);
+        assert_eq!(getpriority_process(Some(gettid())).unwrap(), own);
+    }
 }

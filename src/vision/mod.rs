@@ -8,10 +8,10 @@
 //! | [`fold`] | the network in memory, BatchNorm folded: what engines are built from |
 //! | [`random`] | seeded random checkpoints |
 //! | [`labels`] | what classes are called |
-//! | [`candle`], `ops` | the forward pass in candle, and the operations it adds to candle |
+//! | [`candle`], `ops` | the forward pass in candle, the oracle of other engines, and the operations it adds to candle |
 //! | [`threads`] | what engines compute on |
 //! | [`plan`] | the forward pass as a flat list of fused steps, for any device |
-//! | [`cpu`] | the plan on this machine's CPU |
+//! | [`cpu`] | the plan on this machine's CPU: the engine that serves |
 //! | [`classifier`] | batches of jobs to ranked classes |
 //!
 //! Decoding and resizing are `image`'s; queues and batching are `batch`'s.
