@@ -62,7 +62,7 @@ fn main() {
         let weights = outputs * inputs * kernel * kernel;
         let copies = (COLD / 4 / weights).clamp(1, 40);
         let steps: Vec<Step> = (0..copies).map(|_| step(source, target, window, shortcut)).collect();
-        let method = steps[0].method();
+        let kernel = steps[0].kernel();
         let options = ExecutorOptions { max_batch: batch, threads, portable: false, head: Head::default() };
         let mut executor = Executor::new(steps, options).expect("threads");
         executor.run(batch);
@@ -72,7 +72,7 @@ fn main() {
         let flops = 2.0 * (batch * target.pixels() * weights) as f64;
         total = (total.0 + seconds * count as f64, total.1 + flops * count as f64);
         println!(
-            "{count:3} x {side:3} {inputs:4} -> {outputs:4} {kernel}x{kernel}/{stride} {method:9} {:8.3} ms {:6.1} GFLOP/s",
+            "{count:3} x {side:3} {inputs:4} -> {outputs:4} {kernel}x{kernel}/{stride} {kernel:9} {:8.3} ms {:6.1} GFLOP/s",
             seconds * 1e3,
             flops / seconds / 1e9
         );

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use kernels::conv::{
-    Activation, ConvError, Executor, ExecutorOptions, Head, Map, Method, Op, Panels, Place, Step, Window,
+    Activation, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Op, Panels, Place, Step,
+    Window,
 };
 
 /// Sizes around tiles, panels and registers.
@@ -275,13 +276,14 @@ fn winograd_is_right_at_every_depth_and_batch() {
 }
 
 #[test]
-fn winograd_is_chosen_where_it_applies() {
-    let method = |case: Case| Case { method: Method::Fastest, ..case }.step(None).method();
-    assert_eq!(method(Case::new([1, 7, 7, 64], 64, same(3, 1))), "winograd");
-    assert_eq!(method(Case::new([1, 7, 7, 64], 64, same(3, 2))), "product");
-    assert_eq!(method(Case::new([1, 7, 7, 64], 64, same(1, 1))), "product");
-    assert_eq!(method(Case::new([1, 7, 7, 63], 64, same(3, 1))), "product");
-    assert_eq!(Case::new([1, 7, 7, 64], 64, same(3, 1)).step(None).method(), "product");
+fn the_fastest_kernel_that_applies_is_chosen() {
+    let kernel = |case: Case| Case { method: Method::Fastest, ..case }.step(None).kernel();
+    assert_eq!(kernel(Case::new([1, 7, 7, 64], 64, same(3, 1))), Kernel::Winograd);
+    assert_eq!(kernel(Case::new([1, 7, 7, 64], 64, same(3, 2))), Kernel::Implicit);
+    assert_eq!(kernel(Case::new([1, 7, 7, 64], 64, same(1, 1))), Kernel::Pointwise);
+    assert_eq!(kernel(Case::new([1, 7, 7, 63], 64, same(3, 1))), Kernel::Implicit);
+    assert_eq!(kernel(Case { bordered: true, ..Case::new([1, 7, 7, 3], 64, same(3, 2)) }), Kernel::Rows);
+    assert_eq!(Case::new([1, 7, 7, 64], 64, same(3, 1)).step(None).kernel(), Kernel::Implicit);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Everything is laid out once; a forward pass allocates only the logits it returns. How a step is computed is the
 //! `kernels` crate's affair.
 
-use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Map, Method, Panels, Place};
+use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Panels, Place};
 use rayon::ThreadPool;
 
 use super::arch::Activation;
@@ -122,25 +122,43 @@ fn fill<T: Copy>(executor: &mut Executor, at: usize, image: &[T], value: impl Fn
     }
 }
 
+/// What computes each step of a plan.
+pub fn kernels(plan: &Plan) -> Vec<Kernel> {
+    let kernel = |(step, (source, target)): (&Step, (Place, Place))| match step.op {
+        Op::MaxPool { .. } => Kernel::MaxPool,
+        Op::AveragePool => Kernel::AveragePool,
+        Op::Conv { depthwise: true, .. } => Kernel::Depthwise,
+        Op::Conv { window: movement, .. } => {
+            Kernel::of_convolution(window(movement), Method::Fastest, &source.map, &target.map)
+        }
+    };
+    plan.steps.iter().zip(places(plan)).map(kernel).collect()
+}
+
 /// The plan's steps with their weights.
 fn lower(
     plan: &Plan,
     mut weights: impl Iterator<Item = (Vec<f32>, Vec<f32>)>,
 ) -> Result<Vec<conv::Step>, ConvError> {
+    let steps = plan.steps.iter().zip(places(plan));
+    steps.map(|(step, (source, target))| conv::Step::new(op(step, &mut weights)?, source, target)).collect()
+}
+
+/// Where each step reads and writes.
+fn places(plan: &Plan) -> impl Iterator<Item = (Place, Place)> {
     // The first kernel reads whole rows of its window, over the border.
     let border = match plan.steps[0].op {
         Op::Conv { window, .. } => window.reach(plan.input().height),
         Op::MaxPool { .. } | Op::AveragePool => 0,
     };
-    let lower = |(at, step): (usize, &Step)| {
+    plan.steps.iter().enumerate().map(move |(at, step)| {
         let mut source = place(step.input);
         if at == 0 {
             let Shape { height, width, channels } = step.input.shape;
             source.map = Map::input(height, width, channels, border);
         }
-        conv::Step::new(op(step, &mut weights)?, source, place(step.output))
-    };
-    plan.steps.iter().enumerate().map(lower).collect()
+        (source, place(step.output))
+    })
 }
 
 fn op(step: &Step, weights: &mut impl Iterator<Item = (Vec<f32>, Vec<f32>)>) -> Result<conv::Op, ConvError> {

@@ -5,6 +5,7 @@
 use super::ConvError;
 use super::depthwise::DepthwiseConv;
 use super::frame::{Frame, Scratch};
+use super::kernel::Kernel;
 use super::map::Map;
 use super::micro::Finish;
 use super::panels::{Depthwise, Panels};
@@ -166,10 +167,9 @@ impl Step {
                 expect(added.is_none_or(|place| place.map == t && place.slot != source.slot))?;
                 addend = added;
                 let end = Ending::new(activation, added);
-                if method == Method::Fastest && Winograd::fits(&panels, window, &s, &t) {
-                    Work::Winograd(Winograd::new(panels, window.pad, &t), end)
-                } else {
-                    Work::Product(Product::new(panels, window.stride, window.pad, &s, &t), end)
+                match Kernel::of_convolution(window, method, &s, &t) {
+                    Kernel::Winograd => Work::Winograd(Winograd::new(panels, window.pad, &t), end),
+                    kernel => Work::Product(Product::new(panels, window, kernel), end),
                 }
             }
             Op::Depthwise { weights, window, activation } => {
@@ -193,13 +193,13 @@ impl Step {
     }
 
     /// Which implementation was chosen.
-    pub fn method(&self) -> &'static str {
-        match self.work {
-            Work::Product(..) => "product",
-            Work::Winograd(..) => "winograd",
-            Work::Depthwise(..) => "depthwise",
-            Work::MaxPool(_) => "max-pool",
-            Work::AveragePool(_) => "average",
+    pub fn kernel(&self) -> Kernel {
+        match &self.work {
+            Work::Product(product, _) => product.kernel(),
+            Work::Winograd(..) => Kernel::Winograd,
+            Work::Depthwise(..) => Kernel::Depthwise,
+            Work::MaxPool(_) => Kernel::MaxPool,
+            Work::AveragePool(_) => Kernel::AveragePool,
         }
     }
 

@@ -9,12 +9,12 @@
 use std::ops::Range;
 
 use super::frame::{Frame, Scratch};
-use super::lanes::{WIDTH, dispatch};
+use super::lanes::dispatch;
 use super::map::Map;
 use super::micro::{Finish, LANES, ROWS, Tile, row_tiles};
 use super::panels::Panels;
 use super::points::{self, POINTS, SIDE, TILE, transform_input, transform_output, transform_weights};
-use super::step::{Ending, Place, Window};
+use super::step::{Ending, Place};
 use super::team::share;
 
 /// Floats of transformed input that are made before they are used; a share of the last level cache.
@@ -73,15 +73,6 @@ impl Product<'_> {
 }
 
 impl Winograd {
-    /// Whether this can compute such a convolution.
-    pub(super) fn fits(panels: &Panels, window: Window, source: &Map, target: &Map) -> bool {
-        window.kernel == 3
-            && window.stride == 1
-            && panels.inputs.is_multiple_of(WIDTH)
-            && source.border() == 0
-            && target.pixels() > 1
-    }
-
     pub(super) fn new(mut panels: Panels, pad: usize, target: &Map) -> Self {
         panels.gather_taps();
         let (columns, rows) = (target.width().div_ceil(TILE), target.height().div_ceil(TILE));
