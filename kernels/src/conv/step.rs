@@ -176,7 +176,7 @@ impl Step {
                 window.check()?;
                 expect(weights.kernel == window.kernel && weights.channels == s.channels())?;
                 expect(s.channels() == t.channels() && s.has_panels() && window.meets(&s, &t))?;
-                Work::Depthwise(DepthwiseConv::new(weights, window), Ending::new(activation, None))
+                Work::Depthwise(DepthwiseConv::new(weights, window, &t), Ending::new(activation, None))
             }
             Op::MaxPool { window } => {
                 window.check()?;
@@ -212,6 +212,7 @@ impl Step {
     pub(super) fn pointers(&self) -> usize {
         match &self.work {
             Work::Product(product, _) => product.pointers(),
+            Work::Depthwise(depthwise, _) => depthwise.pointers(),
             _ => 0,
         }
     }
@@ -245,7 +246,7 @@ impl Step {
             match &self.work {
                 Work::Product(work, end) => work.run(frame, scratch, source, target, end),
                 Work::Winograd(work, end) => work.run(frame, scratch, source, target, end),
-                Work::Depthwise(work, end) => work.run(frame, source, target, end),
+                Work::Depthwise(work, end) => work.run(frame, scratch, source, target, end),
                 Work::MaxPool(work) => work.run(frame, source, target),
                 Work::AveragePool(work) => work.run(frame, source, target),
             }
