@@ -64,6 +64,21 @@ fn an_image_scores_the_same_alone_in_any_batch_and_on_any_number_of_threads() {
     }
 }
 
+/// Weights and a quarter, and 60 MB: what an engine may keep for batches of eight.
+#[test]
+fn memory_is_that_of_the_weights_and_little_more() {
+    for arch in [Arch::ResNet50, Arch::ResNet152, Arch::EfficientNetLite0] {
+        let recipe = Recipe::new(arch);
+        let mut engine = CpuEngine::new(network(&recipe), OPTIONS).unwrap();
+        let executor = engine.executor();
+        let weights = 4 * arch.parameters(recipe.classes);
+        let bytes = executor.weight_bytes() + executor.working_bytes();
+        println!("{arch}: {bytes} bytes for {weights} of weights, {} of work", executor.working_bytes());
+        assert!(bytes <= weights + weights / 4 + 60_000_000, "{arch}: {bytes} bytes");
+        assert!(executor.weight_bytes() > weights * 9 / 10, "{arch}");
+    }
+}
+
 #[test]
 fn an_image_of_another_size_is_refused() {
     let recipe = Recipe { classes: 2, ..Recipe::new(Arch::ResNet18) };

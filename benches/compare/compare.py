@@ -75,7 +75,7 @@ class Worker:
 
 def start(engine, convoy, args, model, batch, threads):
     weights, numbers = os.path.abspath(args.weights), [str(batch), str(threads)]
-    others = [sys.executable, os.path.join(HERE, "worker.py"), engine, weights, model]
+    others = [sys.executable, "-W", "ignore", os.path.join(HERE, "worker.py"), engine, weights, model]
     command = [convoy, weights] if engine == "convoy" else others
     try:
         return Worker([*command, *numbers])

@@ -63,6 +63,10 @@ impl DepthwiseConv {
         Self { weights, window, columns, panels }
     }
 
+    pub(super) fn weights(&self) -> &Depthwise {
+        &self.weights
+    }
+
     /// Pointers of scratch that a piece needs.
     pub(super) fn pointers(&self) -> usize {
         self.window.kernel * self.columns

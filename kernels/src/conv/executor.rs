@@ -125,6 +125,11 @@ impl Executor {
         self.isa.name()
     }
 
+    /// Bytes of packed weights and biases.
+    pub fn weight_bytes(&self) -> usize {
+        self.steps.iter().map(Step::weight_bytes).sum()
+    }
+
     /// Bytes of activations and scratch, weights not counted.
     pub fn working_bytes(&self) -> usize {
         let scratch = self.scratch.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner));

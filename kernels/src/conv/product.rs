@@ -40,6 +40,10 @@ impl Product {
         Self { panels, window, kernel }
     }
 
+    pub(super) fn panels(&self) -> &Panels {
+        &self.panels
+    }
+
     pub(super) fn kernel(&self) -> Kernel {
         self.kernel
     }

@@ -203,6 +203,16 @@ impl Step {
         }
     }
 
+    /// Bytes of packed weights and biases.
+    pub(super) fn weight_bytes(&self) -> usize {
+        match &self.work {
+            Work::Product(product, _) => product.panels().bytes(),
+            Work::Winograd(winograd, _) => winograd.panels().bytes(),
+            Work::Depthwise(depthwise, _) => depthwise.weights().bytes(),
+            Work::MaxPool(_) | Work::AveragePool(_) => 0,
+        }
+    }
+
     /// Everything the step reads or writes.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         [self.source, self.target].into_iter().chain(self.addend)

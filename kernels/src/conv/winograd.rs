@@ -79,6 +79,10 @@ impl Winograd {
         Self { panels, columns, rows, pad: pad as isize }
     }
 
+    pub(super) fn panels(&self) -> &Panels {
+        &self.panels
+    }
+
     fn tiles(&self) -> usize {
         self.columns * self.rows
     }
