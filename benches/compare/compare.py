@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -73,6 +74,23 @@ class Worker:
         self.process.wait()
 
 
+def await_quiet(limit):
+    """Waits until nine tenths of the machine have been idle for a moment, or so many seconds have passed."""
+
+    def clocks():
+        with open("/proc/stat") as stat:
+            values = [int(value) for value in stat.readline().split()[1:9]]
+        return values[3] + values[4], sum(values)
+
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        idle, total = clocks()
+        time.sleep(0.25)
+        later = clocks()
+        if later[0] - idle >= 0.9 * (later[1] - total):
+            return
+
+
 def start(engine, convoy, args, model, batch, threads):
     weights, numbers = os.path.abspath(args.weights), [str(batch), str(threads)]
     others = [sys.executable, "-W", "ignore", os.path.join(HERE, "worker.py"), engine, weights, model]
@@ -90,6 +108,7 @@ def compare(args, convoy, model, batch, threads):
     rates = {engine: [] for engine in workers}
     for _ in range(args.rounds):
         for engine, worker in workers.items():
+            await_quiet(args.quiet)
             rates[engine].append(batch * args.passes / worker.run(args.passes)[args.clock])
     first = next(iter(workers))
     for engine, worker in workers.items():
@@ -113,6 +132,7 @@ def main():
     parser.add_argument("--passes", type=int, default=1, help="forward passes of an engine in one round")
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu on a machine that is busy")
+    parser.add_argument("--quiet", type=float, default=0, help="seconds to wait for an idle machine before each turn")
     parser.add_argument("--convoy", metavar="PATH", help="convoy's worker where it is built already")
     args = parser.parse_args()
     set_up()
