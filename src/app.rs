@@ -2,22 +2,28 @@
 //!
 //! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
 use crate::{
-    batch::{Workers, scheduler},
+    batch::{CostTable, Workers, scheduler},
     config::{Config, FaqConfig, PhotosConfig},
-    faq::{Answerer, Model},
-    http::{self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS},
+    faq::{Answerer, Model, Question},
+    http::{self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS, terms::Clients},
     image::Decoder,
     metrics::{Metrics, UPKEEP},
     service::{Photos, Questions, Readiness},
     vision::{Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, cpu::CpuOptions},
     weights::manifest::Manifest,
 };
+
+/// Time at start after which each remaining batch size is timed once instead of several times.
+const COST_BUDGET: Duration = Duration::from_secs(2);
 
 /// A loaded and warmed server without a port.
 pub struct App {
@@ -39,7 +45,14 @@ impl App {
         describe(&metrics, photos.as_ref(), questions.as_ref());
         let pools = workers.iter().map(|pool| (pool.name(), pool.liveness())).collect();
         let readiness = Readiness::new(pools);
-        let context = Context { photos, questions, readiness, metrics, limits: config.http };
+        let context = Context {
+            photos,
+            questions,
+            readiness,
+            metrics,
+            limits: config.http,
+            clients: Clients::new(config.clients.clone()),
+        };
         Ok(Self { context, workers })
     }
 
@@ -101,12 +114,31 @@ fn build_photos(
     if let Some(hint) = hint {
         tracing::info!("{hint}");
     }
+    let costs = CostTable::measure(&mut classifier, Classifier::grey, COST_BUDGET)
+        .context("a batch failed while its cost was measured")?;
+    tracing::info!(queue = "classify", "a batch takes {}", describe_costs(&costs));
     let (classifier, engine) =
-        scheduler::start("classify", vec![classifier], config.queue, metrics.queue("classify"))?;
+        scheduler::start("classify", vec![classifier], config.queue, costs, metrics.queue("classify"))?;
     let decoders = (0..config.decode_threads).map(|_| Decoder::new(config.decode, INPUT_SIZE)).collect();
-    let (decoder, decode_pool) = scheduler::start("decode", decoders, config.queue, metrics.queue("decode"))?;
+    let (decoder, decode_pool) = scheduler::start(
+        "decode",
+        decoders,
+        config.queue,
+        CostTable::unmeasured(1),
+        metrics.queue("decode"),
+    )?;
     workers.extend([engine, decode_pool]);
-    Ok(Photos { decoder, classifier, model, labels, preprocessing, transforms: config.transforms, hint })
+    Ok(Photos {
+        decoder,
+        classifier,
+        model,
+        labels,
+        preprocessing,
+        transforms: config.transforms,
+        hint,
+        inflight: config.share_identical.then(Arc::default),
+        shared: metrics.shared_photos.clone(),
+    })
 }
 
 fn build_faq(config: &FaqConfig, metrics: &Metrics, workers: &mut Vec<Workers>) -> anyhow::Result<Questions> {
@@ -117,10 +149,22 @@ fn build_faq(config: &FaqConfig, metrics: &Metrics, workers: &mut Vec<Workers>) 
         threads = config.threads,
         "FAQ ready"
     );
-    let answerers = (0..config.threads).map(|_| Answerer::new(model.clone())).collect();
-    let (queue, pool) = scheduler::start("faq", answerers, config.queue, metrics.queue("faq"))?;
+    let mut answerers: Vec<_> = (0..config.threads).map(|_| Answerer::new(model.clone())).collect();
+    let sample = |count| {
+        let texts = model.questions().iter().cycle().take(count);
+        texts.map(|original| Question { text: original.text.to_string(), top: None }).collect()
+    };
+    let Ok(costs) = CostTable::measure(&mut answerers[0], sample, COST_BUDGET);
+    tracing::info!(queue = "faq", "a batch takes {}", describe_costs(&costs));
+    let (queue, pool) = scheduler::start("faq", answerers, config.queue, costs, metrics.queue("faq"))?;
     workers.push(pool);
     Ok(Questions { queue, model })
+}
+
+/// A cost table for people: what a batch of each measured size takes.
+fn describe_costs(costs: &CostTable) -> String {
+    let row = |(size, seconds): (usize, f64)| format!("{size}: {:.2} ms", seconds * 1e3);
+    costs.rows().map(row).collect::<Vec<_>>().join(", ")
 }
 
 fn describe(metrics: &Metrics, photos: Option<&Photos>, questions: Option<&Questions>) {

@@ -105,7 +105,7 @@ fn the_answerer_answers_a_batch_in_order() {
     let mut answerer = Answerer::new(Arc::new(small_model().clone()));
     let batch =
         ["lost password", "", "credit card"].map(|text| Question { text: text.to_owned(), top: Some(1) });
-    let answers: Vec<Ranking> = answerer.run(batch.to_vec()).into_iter().map(Result::unwrap).collect();
+    let answers: Vec<Ranking> = answerer.run(&batch).unwrap().into_iter().map(Result::unwrap).collect();
     assert!(answerer.max_batch() >= batch.len());
     let best: Vec<usize> = answers.iter().map(|answer| answer.matches[0].question).collect();
     assert_eq!(best, [0, 0, 2]);

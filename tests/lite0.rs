@@ -111,7 +111,7 @@ fn it_names_what_is_in_the_photos() {
     let mut classifier = Classifier::new(Box::new(engine), OPTIONS.max_batch);
     let answers = photos
         .chunks(OPTIONS.max_batch)
-        .flat_map(|photos| classifier.run(photos.iter().map(input).collect()));
+        .flat_map(|photos| classifier.run(&photos.iter().map(input).collect::<Vec<_>>()).unwrap());
     let (mut best, mut among) = (0, 0);
     for (index, answer) in answers.enumerate() {
         let class = index as u32 * 1000 / 64;

@@ -86,7 +86,7 @@ fn a_classifier_warms_up_and_ranks_what_the_engine_puts_out() {
     classifier.warm_up().unwrap();
     let image = random_image("image");
     let logits = random_engine(&recipe).forward(&[&image]).unwrap();
-    let answers = classifier.run(vec![ClassifyInput { image, top: 5 }]);
+    let answers = classifier.run(&[ClassifyInput { image, top: 5 }]).unwrap();
     let predictions = answers[0].as_ref().unwrap();
     let best = (0..5).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
     assert_eq!(predictions[0].class as usize, best);

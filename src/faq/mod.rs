@@ -15,7 +15,7 @@ mod rng;
 pub mod storage;
 pub mod train;
 
-use crate::batch::Executor;
+use crate::batch::{Executor, Results};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -76,8 +76,8 @@ impl Executor for Answerer {
         MAX_BATCH
     }
 
-    fn run(&mut self, batch: Vec<Question>) -> Vec<Result<Ranking, Infallible>> {
+    fn run(&mut self, batch: &[Question]) -> Result<Results<Self>, Infallible> {
         let Self { model, scratch } = self;
-        batch.iter().map(|question| Ok(model.rank(&question.text, question.top, scratch))).collect()
+        Ok(batch.iter().map(|question| Ok(model.rank(&question.text, question.top, scratch))).collect())
     }
 }

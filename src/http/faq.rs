@@ -8,6 +8,8 @@ use super::{
     body::{self, Body},
     reply::{self, Failure, Reply},
     routes::Ask,
+    terms::Parameters,
+    timing,
 };
 
 /// Matches when the request names no number.
@@ -18,6 +20,8 @@ const DEFAULT_TOP: usize = 3;
 struct Asked {
     question: String,
     top: Option<usize>,
+    #[serde(default)]
+    parameters: Parameters,
 }
 
 #[derive(Serialize)]
@@ -42,7 +46,7 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         let message = r#"POST /faq takes Content-Type: application/json and {"question": "..."}"#;
         return Err(Failure::unsupported(message));
     }
-    let seat = questions.admit()?;
+    let mut seat = questions.admit(&ask.terms)?;
     let bytes = body.read(&context.limits).await?;
     let asked: Asked = serde_json::from_slice(&bytes)
         .map_err(|error| Failure::invalid(format!(r#"expected {{"question": "...", "top": 3}}: {error}"#)))?;
@@ -50,7 +54,12 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         return Err(Failure::invalid("`top` must be at least 1"));
     }
     let top = asked.top.unwrap_or(DEFAULT_TOP);
-    let ranking = questions.ask(seat, asked.question, Some(top), ask.deadline).await?;
+    let tightened = asked.parameters.tightened(&ask.terms, ask.arrived);
+    if let Some(terms) = &tightened {
+        seat.reschedule(terms.deadline);
+    }
+    let terms = tightened.unwrap_or(ask.terms);
+    let (ranking, timeline) = questions.ask(seat, asked.question, Some(top), &terms).await?;
     let originals = questions.model.questions();
     let matches = ranking.matches.iter().map(|found| {
         let original = &originals[found.question];
@@ -63,5 +72,5 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         }
     });
     let answer = Answer { matches: matches.collect(), milliseconds: reply::milliseconds(ask.arrived) };
-    Ok(reply::json(StatusCode::OK, &answer))
+    Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
 }

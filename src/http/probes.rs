@@ -56,6 +56,7 @@ pub(super) fn readyz(context: &Context) -> Reply {
 
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(context: &Context) -> Reply {
+    context.sample();
     context.metrics.ready.set(if context.readiness.check().is_ok() { 1.0 } else { 0.0 });
     reply::with_type(
         StatusCode::OK,

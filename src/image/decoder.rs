@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{DecodeError, DecodeOptions, Prepared, Transform, prepare};
-use crate::batch::Executor;
+use crate::batch::{Executor, Results};
 
 /// One picture to prepare.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl Executor for Decoder {
         1
     }
 
-    fn run(&mut self, batch: Vec<DecodeJob>) -> Vec<Result<Prepared, DecodeError>> {
-        batch.into_iter().map(|job| prepare(&job.bytes, &self.options, job.transform, self.size)).collect()
+    fn run(&mut self, batch: &[DecodeJob]) -> Result<Results<Self>, DecodeError> {
+        Ok(batch.iter().map(|job| prepare(&job.bytes, &self.options, job.transform, self.size)).collect())
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use convoy::{
     app::App,
-    config::{Config, FaqConfig, HttpConfig, PhotosConfig, TransformName, Transforms},
+    config::{ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TransformName, Transforms},
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
     image::DecodeOptions,
@@ -93,17 +93,20 @@ pub fn config() -> Config {
             decode_threads: 1,
             engine_threads: 2,
             decode: DecodeOptions { max_pixels: 50_000_000, apply_orientation: true },
+            share_identical: false,
         }),
         faq: Some(FaqConfig { model: models.faq.clone(), threads: 1, queue: 128 }),
         http: HttpConfig {
             max_body: 8 << 20,
             max_images: 16,
             deadline: Duration::from_secs(60),
+            max_deadline: Duration::from_secs(120),
             read_timeout: Duration::from_secs(10),
             max_connections: 512,
             lame_duck: Duration::from_millis(100),
             grace: Duration::from_secs(30),
         },
+        clients: ClientsConfig::default(),
     }
 }
 
