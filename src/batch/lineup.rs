@@ -206,10 +206,10 @@ impl<J, C> Lineup<J, C> {
             let mut stays = 0;
             let gone = line.ready.extract_if(.., |key, _| {
                 let others = others.iter().filter(|(other, ..)| other != flow);
-                let entitled = |weight: f64| (f64::from(stays + 1) * weight / line.weight).ceil() as usize;
-                let ahead = others.map(|(_, len, weight)| entitled(*weight).min(*len)).sum::<usize>();
-                let goes = late(key.0, ahead + stays as usize);
-                stays += u32::from(!goes);
+                let meanwhile =
+                    |&(_, len, weight): &(_, usize, f64)| served_meanwhile(len, weight, line.weight, stays);
+                let goes = late(key.0, others.map(meanwhile).sum::<usize>() + stays);
+                stays += usize::from(!goes);
                 goes
             });
             shed.extend(gone.map(|(_, job)| job));
@@ -250,8 +250,7 @@ impl<J, C> Lineup<J, C> {
 
     fn others_ahead(&self, flow: Flow, weight: f64, own: usize) -> usize {
         let others = self.lines.iter().filter(|(other, _)| **other != flow);
-        let entitled = |line: &Line<J, C>| ((own + 1) as f64 * line.weight / weight).ceil() as usize;
-        others.map(|(_, line)| line.len().min(entitled(line))).sum()
+        others.map(|(_, line)| served_meanwhile(line.len(), line.weight, weight, own)).sum()
     }
 
     /// Forgets lines that are empty and not ahead of the others, once there are many.
@@ -263,6 +262,12 @@ impl<J, C> Lineup<J, C> {
         self.lines.retain(|_, line| line.len() > 0 || line.served > virtual_time);
         self.prune_at = 2 * self.lines.len() + SPARE_LINES;
     }
+}
+
+/// How many of another flow's `len` members, whose weight is `other`, are served until the one comes up that stands behind
+/// `own` members of a flow with `weight`.
+fn served_meanwhile(len: usize, other: f64, weight: f64, own: usize) -> usize {
+    len.min(((own + 1) as f64 * other / weight).ceil() as usize)
 }
 
 #[cfg(test)]

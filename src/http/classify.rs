@@ -76,7 +76,7 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
     let photos = context.photos.as_ref().ok_or_else(|| Failure::not_served("photos"))?;
     check_media_type(&ask.head.headers)?;
     let query = Query::parse(ask.head.uri.query())?;
-    let seat = photos.admit(&ask.terms, 1)?.pop().expect("bug: one seat was asked for");
+    let seat = photos.admit(&ask.terms)?;
     let bytes = body.read(&context.limits).await?;
     seat.received();
     let top = query.top.unwrap_or(DEFAULT_TOP).min(photos.labels.len());

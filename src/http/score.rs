@@ -150,8 +150,7 @@ impl Seats {
         let question = asked.as_mut().and_then(Vec::pop);
         match (&photo, &question, &context.photos, &context.questions) {
             (None, None, Some(photos), _) => {
-                let photo = photos.admit(terms, 1)?.pop();
-                Ok(Self { photo, question })
+                photos.admit(terms).map(|seat| Self { photo: Some(seat), question })
             }
             (None, None, None, Some(questions)) => {
                 questions.admit(terms).map(|seat| Self { photo, question: Some(seat) })
@@ -176,10 +175,7 @@ impl Seats {
 
     /// Gives the other side's seat back.
     fn for_photo(self, photos: &Photos, terms: &Terms) -> Result<PhotoSeat, ScoreError> {
-        match self.photo {
-            Some(seat) => Ok(seat),
-            None => Ok(photos.admit(terms, 1)?.pop().expect("bug: one seat was asked for")),
-        }
+        self.photo.map_or_else(|| photos.admit(terms), Ok)
     }
 }
 
@@ -269,7 +265,7 @@ impl Images<'_> {
         }
         let mut seats = vec![first];
         if count > 1 {
-            seats.extend(self.photos.admit(&self.terms, count - 1)?);
+            seats.extend(self.photos.admit_many(&self.terms, count - 1)?);
         }
         Ok(seats)
     }

@@ -78,11 +78,20 @@ pub struct Classified {
 }
 
 impl Photos {
+    /// Takes the seats of one photo, before its bytes are read or decoded.
+    ///
+    /// # Errors
+    /// As [`Photos::admit_many`].
+    pub fn admit(&self, terms: &Terms) -> Result<PhotoSeat, ScoreError> {
+        let (classify, decode) = (self.classifier.admit(terms)?, self.decoder.admit(terms)?);
+        Ok(PhotoSeat { decode, classify })
+    }
+
     /// Takes the seats of `count` photos, all or none, before their bytes are read or decoded.
     ///
     /// # Errors
     /// [`ScoreError::Refused`] when they are not free or the answers would be late.
-    pub fn admit(&self, terms: &Terms, count: usize) -> Result<Vec<PhotoSeat>, ScoreError> {
+    pub fn admit_many(&self, terms: &Terms, count: usize) -> Result<Vec<PhotoSeat>, ScoreError> {
         let classify = self.classifier.admit_many(terms, count)?;
         let decode = self.decoder.admit_many(terms, count)?;
         Ok(decode
@@ -92,7 +101,7 @@ impl Photos {
             .collect())
     }
 
-    /// As [`Photos::admit`] for one photo, without counting a refusal.
+    /// As [`Photos::admit`], without counting a refusal.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -127,7 +136,7 @@ impl Photos {
         match shared {
             // The other one's time ran out, not this one's.
             Err(error) if joined && error.is_lateness() => {
-                let seat = self.admit(terms, 1)?.pop().expect("bug: one seat was asked for");
+                let seat = self.admit(terms)?;
                 self.run(seat, photo, *terms).await
             }
             shared => {
