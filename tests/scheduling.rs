@@ -11,7 +11,16 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use convoy::config::Config;
+use convoy::{
+    batch::{self, Class, CostTable, Executor, Terms},
+    config::Config,
+    image::{DecodeOptions, Transform, prepare},
+    metrics::Metrics,
+    vision::{
+        Arch, Classifier, ClassifyInput, CpuEngine, INPUT_SIZE, Prediction, cpu::CpuOptions, fold::Network,
+        random::Recipe,
+    },
+};
 use futures_util::future::join_all;
 use reqwest::{Client, RequestBuilder, Response, header};
 use serde_json::{Value, json};
@@ -38,6 +47,49 @@ fn outcome(metrics: &str, outcome: &str) -> f64 {
 async fn answer(request: RequestBuilder) -> (u16, Value) {
     let response = request.send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
+}
+
+/// Same classes, probabilities equal to within float noise of another batch size.
+fn alike(a: &[Prediction], b: &[Prediction]) -> bool {
+    let near = |(a, b): (&Prediction, &Prediction)| {
+        a.class == b.class && (a.probability - b.probability).abs() < 1e-4
+    };
+    a.iter().zip(b).all(near)
+}
+
+#[tokio::test]
+async fn where_batches_pay_a_crowd_forms_them_and_everybody_gets_their_own_answer() {
+    let mut recipe = Recipe { fc_sd: 1.0, ..Recipe::new(Arch::ResNet18) };
+    let network = Network::read(recipe.arch, recipe.classes, &mut recipe).unwrap();
+    let engine = CpuEngine::new(network, CpuOptions { max_batch: 8, threads: 2 }).unwrap();
+    let mut classifier = Classifier::new(Box::new(engine), 8);
+    let options = DecodeOptions { max_pixels: 1 << 20, apply_orientation: true };
+    let picture = |index| prepare(&photo(index), &options, Transform::STRETCH, INPUT_SIZE).unwrap();
+    let kinds: Vec<_> = (0..16).map(|index| ClassifyInput { image: picture(index), top: 3 }).collect();
+    let alone: Vec<_> = kinds
+        .iter()
+        .map(|one| classifier.run(std::slice::from_ref(one)).unwrap().remove(0).unwrap())
+        .collect();
+
+    // Batches pay by this table, whatever is true on this machine; it takes many batches to unlearn it.
+    let costs = CostTable::from_points(8, [1, 8].map(|size| (size, Duration::from_secs(100 + size as u64))));
+    let metrics = Metrics::new().queue("classify");
+    let (queue, workers) = batch::start("classify", vec![classifier], 64, costs, metrics).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
+    let terms = Terms { deadline, class: Class::Interactive, client: batch::Client::ANONYMOUS };
+    let crowd: Vec<_> =
+        (0..64).map(|at| queue.admit(&terms).unwrap().submit(kinds[at % 16].clone())).collect();
+    drop(queue);
+    let mut largest = 0;
+    for (index, ticket) in crowd.into_iter().enumerate() {
+        let (answer, timing) = ticket.await;
+        let answer = answer.unwrap();
+        let fits: Vec<usize> = (0..16).filter(|&kind| alike(&answer, &alone[kind])).collect();
+        assert_eq!(fits, [index % 16], "{answer:?}");
+        largest = largest.max(timing.batch);
+    }
+    workers.join();
+    assert_eq!(largest, 8);
 }
 
 /// The stages of `Server-Timing`, in milliseconds.

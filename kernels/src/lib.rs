@@ -8,7 +8,9 @@
 //! | [`mod@resize`] | executing those tables on the CPU: portable (the oracle) and AVX2, byte for byte the same |
 //! | [`mod@normalize`] | 8-bit interleaved pixels to normalised planar floats |
 //! | [`conv`] | convolutional networks on the CPU |
+//! | [`background`] | how threads that compute for long take turns with others |
 
+pub mod background;
 pub mod conv;
 pub mod geometry;
 pub mod normalize;

@@ -37,6 +37,10 @@ pub trait Executor: Send + 'static {
     /// Why one job failed; cloned when one failure answers several jobs.
     type Error: std::error::Error + Clone + Send + Sync + 'static;
 
+    /// Whether its batches take so long that threads with little to do must not wait for them: then its thread is a
+    /// background thread.
+    const BACKGROUND: bool = false;
+
     /// The most inputs `run` may be given at once, at least 1.
     fn max_batch(&self) -> usize;
 

@@ -15,6 +15,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, at, bounded, never, select};
+use kernels::background;
 
 use super::{
     CostTable, Executor,
@@ -138,6 +139,11 @@ impl<E: Executor> Batch<E> {
 
 impl<E: Executor> Worker<E> {
     fn work(mut self) {
+        if E::BACKGROUND
+            && let Err(error) = background::enter()
+        {
+            tracing::warn!(queue = self.name, %error, "the system will not let this thread stand back; others wait longer");
+        }
         let (mut open, mut ran, mut arrived) = (true, None, None);
         loop {
             let turn = self.turn(open, ran.take(), arrived.take());

@@ -34,6 +34,9 @@ impl Executor for Decoder {
     type Output = Prepared;
     type Error = DecodeError;
 
+    /// A picture takes milliseconds, a question or the head of a request tens of microseconds.
+    const BACKGROUND: bool = true;
+
     /// One: pictures gain nothing from each other's company, and workers take the next as soon as they are free.
     fn max_batch(&self) -> usize {
         1

@@ -4,12 +4,11 @@
 //! `kernels` crate's affair.
 
 use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Panels, Place};
-use rayon::ThreadPool;
 
 use super::arch::Activation;
 use super::fold::Network;
 use super::plan::{Op, Plan, Shape, Step, Value, Window};
-use super::{Engine, EngineError, INPUT_SIZE, threads};
+use super::{Engine, EngineError, INPUT_SIZE};
 use crate::image::Prepared;
 
 /// Elements that the largest step of the head may move for all images that go together: a quarter of a last level cache
@@ -21,7 +20,7 @@ const HEAD_ELEMENTS: usize = 2 << 20;
 pub struct CpuOptions {
     /// Most images at once; memory is laid out for as many.
     pub max_batch: usize,
-    /// Threads that compute while the caller waits.
+    /// Threads that compute, the caller's included.
     pub threads: usize,
 }
 
@@ -29,9 +28,6 @@ pub struct CpuOptions {
 #[derive(Debug)]
 pub struct CpuEngine {
     executor: Executor,
-    /// One thread that stands back: the executor's first member. Linux gives a thread the niceness of the one that
-    /// starts it, so the executor is made here and the rest of its team stands back too.
-    lead: ThreadPool,
     classes: usize,
     /// Normalised value of each byte, by channel.
     tables: Box<[[f32; 256]; 3]>,
@@ -50,10 +46,9 @@ impl CpuEngine {
         let largest = plan.steps[..plan.head].iter().map(Step::traffic).max().unwrap_or(1);
         let head = Head { steps: plan.head, images: HEAD_ELEMENTS / largest };
         let options = ExecutorOptions { max_batch, threads, portable: false, head };
-        let lead = threads::pool(1).map_err(EngineError::forward)?;
-        let executor = lead.install(|| Executor::new(steps, options)).map_err(EngineError::forward)?;
+        let executor = Executor::new(steps, options).map_err(EngineError::forward)?;
         let table = |c: usize| std::array::from_fn(|value| (value as f32 / 255.0 - own.mean[c]) / own.std[c]);
-        Ok(Self { executor, lead, classes: plan.classes(), tables: Box::new(std::array::from_fn(table)) })
+        Ok(Self { executor, classes: plan.classes(), tables: Box::new(std::array::from_fn(table)) })
     }
 
     /// The steps' executor, to ask and to measure.
@@ -79,8 +74,7 @@ impl CpuEngine {
     }
 
     fn run(&mut self, batch: usize, logits: &mut Vec<f32>) {
-        let executor = &mut self.executor;
-        self.lead.install(|| executor.run(batch));
+        self.executor.run(batch);
         for image in 0..batch {
             logits.extend_from_slice(&self.executor.output(image)[..self.classes]);
         }
@@ -189,37 +183,4 @@ fn place(value: Value) -> Place {
 
 fn window(window: Window) -> conv::Window {
     conv::Window { kernel: window.kernel, stride: window.stride, pad: window.pad }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod tests {
-    use std::fs;
-
-    use rustix::{process::getpriority_process, thread::gettid};
-
-    use super::*;
-    use crate::vision::Arch;
-    use crate::vision::random::Recipe;
-
-    /// Niceness of each thread of this process whose name begins so (field 19 of proc(5)'s `stat`).
-    fn niceness(name: &str) -> Vec<i32> {
-        let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-        let named = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().starts_with(name));
-        let stat = |task: std::path::PathBuf| fs::read_to_string(task.join("stat")).unwrap();
-        let after_name = |stat: &str| stat.rsplit_once(") ").unwrap().1.to_owned();
-        named.map(|task| after_name(&stat(task)).split(' ').nth(16).unwrap().parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn the_whole_team_stands_back_and_nobody_else() {
-        let own = getpriority_process(Some(gettid())).unwrap();
-        let recipe = Recipe { classes: 2, ..Recipe::new(Arch::ResNet18) };
-        let network = Network::read(recipe.arch, 2, &mut recipe.clone()).unwrap();
-        let engine = CpuEngine::new(network, CpuOptions { max_batch: 1, threads: 3 }).unwrap();
-        let lead = engine.lead.install(|| getpriority_process(Some(gettid())).unwrap());
-        assert!(lead > own, "{lead} {own}");
-        assert_eq!(niceness("conv-"), [lead; 2]);
-        assert_eq!(getpriority_process(Some(gettid())).unwrap(), own);
-    }
 }

@@ -9,7 +9,6 @@
 //! | [`random`] | seeded random checkpoints |
 //! | [`labels`] | what classes are called |
 //! | [`candle`], `ops` | the forward pass in candle, the oracle of other engines, and the operations it adds to candle |
-//! | [`threads`] | what engines compute on |
 //! | [`plan`] | the forward pass as a flat list of fused steps, for any device |
 //! | [`cpu`] | the plan on this machine's CPU: the engine that serves |
 //! | [`classifier`] | batches of jobs to ranked classes |
@@ -26,7 +25,6 @@ mod ops;
 pub mod plan;
 pub mod preprocessing;
 pub mod random;
-pub mod threads;
 pub mod weights;
 
 use std::error::Error;

@@ -1,9 +1,11 @@
 //! A fixed set of threads that go through one job together, phase by phase.
 //!
 //! Every member runs the same closure; [`Member::for_each`] shares out the indices of a phase and ends
-//! with a barrier. What the indices mean is the callers' business.
+//! with a barrier. Helpers are background threads, and every member offers its processor between indices. What the
+//! indices mean is the callers' business.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,6 +15,7 @@ use std::thread::JoinHandle;
 use std::{io, thread};
 
 use super::barrier::Barrier;
+use crate::background::{self, Turns};
 
 /// What every member runs.
 type Job<'a> = &'a (dyn Fn(&Member<'_>) + Sync);
@@ -29,6 +32,7 @@ pub struct Team {
 pub struct Member<'a> {
     shared: &'a Shared,
     index: usize,
+    turns: RefCell<Turns>,
 }
 
 #[derive(Debug)]
@@ -132,6 +136,8 @@ impl Drop for Team {
 
 /// The life of a helper thread.
 fn help(shared: &Shared, index: usize) {
+    // Where the system will not have it, the team works all the same and others wait longer.
+    let _ = background::enter();
     let mut seen = 0;
     loop {
         let mut inbox = lock(&shared.inbox);
@@ -152,7 +158,9 @@ fn help(shared: &Shared, index: usize) {
 impl Shared {
     /// One member's way through a job. Returns when all members are through, whatever became of them.
     fn attend(&self, index: usize, job: Job<'_>) -> thread::Result<()> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| job(&Member { shared: self, index })));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            job(&Member { shared: self, index, turns: RefCell::new(Turns::new()) })
+        }));
         if outcome.is_err() {
             self.phase.shatter();
         }
@@ -181,6 +189,11 @@ impl Member<'_> {
     /// When another member panicked.
     pub fn for_each(&self, count: usize, mut work: impl FnMut(usize)) {
         let members = self.shared.members;
+        let mut turns = self.turns.borrow_mut();
+        let mut work = |at| {
+            work(at);
+            turns.offer();
+        };
         if members == 1 {
             return (0..count).for_each(work);
         }
@@ -247,6 +260,18 @@ mod tests {
             let again = catch_unwind(AssertUnwindSafe(|| team.run(&|member| member.for_each(3, |_| ()))));
             assert!(again.is_err(), "{culprit}");
         }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn helpers_stand_back_and_the_caller_does_not() {
+        let own = background::niceness().unwrap();
+        let inside = Mutex::new(Vec::new());
+        Team::new(3).unwrap().run(&|_| inside.lock().unwrap().push(background::niceness().unwrap()));
+        let mut inside = inside.into_inner().unwrap();
+        inside.sort_unstable();
+        assert!(inside[0] == own && inside[1..].iter().all(|&helper| helper > own), "{inside:?} {own}");
+        assert_eq!(background::niceness().unwrap(), own);
     }
 
     #[test]
