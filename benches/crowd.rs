@@ -17,7 +17,7 @@ use std::{
 
 use convoy::vision::{Arch, random::Recipe};
 use futures_util::future::join_all;
-use kernels::background;
+use kernels::priority::Priority;
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
 use support::{Server, config, photo};
@@ -125,7 +125,7 @@ fn isolation(runtime: &Runtime, weights: &std::path::Path) {
     let elsewhere = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .on_thread_start(|| background::enter().expect("the system lets a thread stand back"))
+        .on_thread_start(|| Priority::Background.enter().expect("the system lets a thread stand back"))
         .build()
         .expect("a runtime");
     let flooding = Client::new();

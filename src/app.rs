@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use kernels::priority::Priority;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+};
 
 use crate::{
     batch::{CostTable, Workers, scheduler},
@@ -24,6 +28,19 @@ use crate::{
 
 /// Time at start after which each remaining batch size is timed once instead of several times.
 const COST_BUDGET: Duration = Duration::from_secs(2);
+
+/// The threads that serve connections, one a core.
+///
+/// # Errors
+/// The system refuses a thread.
+pub fn runtime() -> std::io::Result<Runtime> {
+    let brief = || {
+        if let Err(error) = Priority::Brief.enter() {
+            tracing::warn!(%error, "no priority for a connection thread: questions may wait for photos");
+        }
+    };
+    Builder::new_multi_thread().enable_all().on_thread_start(brief).build()
+}
 
 /// A loaded and warmed server without a port.
 pub struct App {

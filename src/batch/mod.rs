@@ -20,6 +20,8 @@ pub mod queue;
 pub mod scheduler;
 pub mod terms;
 
+use kernels::priority::Priority;
+
 pub use cost::CostTable;
 pub use dispatcher::Refusal;
 pub use queue::{Answer, JobError, Queue, Seat, Ticket, Timing};
@@ -37,9 +39,8 @@ pub trait Executor: Send + 'static {
     /// Why one job failed; cloned when one failure answers several jobs.
     type Error: std::error::Error + Clone + Send + Sync + 'static;
 
-    /// Whether its batches take so long that threads with little to do must not wait for them: then its thread is a
-    /// background thread.
-    const BACKGROUND: bool = false;
+    /// What its thread is there for.
+    const PRIORITY: Priority = Priority::Brief;
 
     /// The most inputs `run` may be given at once, at least 1.
     fn max_batch(&self) -> usize;

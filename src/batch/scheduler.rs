@@ -15,7 +15,6 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, at, bounded, never, select};
-use kernels::background;
 
 use super::{
     CostTable, Executor,
@@ -139,10 +138,8 @@ impl<E: Executor> Batch<E> {
 
 impl<E: Executor> Worker<E> {
     fn work(mut self) {
-        if E::BACKGROUND
-            && let Err(error) = background::enter()
-        {
-            tracing::warn!(queue = self.name, %error, "the system will not let this thread stand back; others wait longer");
+        if let Err(error) = E::PRIORITY.enter() {
+            tracing::warn!(queue = self.name, %error, "no priority for this thread: questions may wait for photos");
         }
         let (mut open, mut ran, mut arrived) = (true, None, None);
         loop {

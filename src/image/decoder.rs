@@ -1,6 +1,7 @@
 //! Decoding as an [`Executor`], so that a pool of CPU workers runs on the scheduler that also runs the engines.
 
 use bytes::Bytes;
+use kernels::priority::Priority;
 
 use super::{DecodeError, DecodeOptions, Prepared, Transform, prepare};
 use crate::batch::{Executor, Results};
@@ -35,7 +36,7 @@ impl Executor for Decoder {
     type Error = DecodeError;
 
     /// A picture takes milliseconds, a question or the head of a request tens of microseconds.
-    const BACKGROUND: bool = true;
+    const PRIORITY: Priority = Priority::Background;
 
     /// One: pictures gain nothing from each other's company, and workers take the next as soon as they are free.
     fn max_batch(&self) -> usize {

@@ -4,6 +4,8 @@
 
 use std::cmp::Ordering;
 
+use kernels::priority::Priority;
+
 use super::{Engine, EngineError, INPUT_SIZE};
 use crate::batch::{Executor, Results};
 use crate::image::Prepared;
@@ -65,7 +67,7 @@ impl Executor for Classifier {
     type Error = EngineError;
 
     /// A batch takes tenths of a second and every core, a question or the head of a request tens of microseconds.
-    const BACKGROUND: bool = true;
+    const PRIORITY: Priority = Priority::Background;
 
     fn max_batch(&self) -> usize {
         self.max_batch

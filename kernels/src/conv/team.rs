@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::{io, thread};
 
 use super::barrier::Barrier;
-use crate::background::{self, Turns};
+use crate::priority::{Priority, Turns};
 
 /// What every member runs.
 type Job<'a> = &'a (dyn Fn(&Member<'_>) + Sync);
@@ -137,7 +137,7 @@ impl Drop for Team {
 /// The life of a helper thread.
 fn help(shared: &Shared, index: usize) {
     // Where the system will not have it, the team works all the same and others wait longer.
-    let _ = background::enter();
+    let _ = Priority::Background.enter();
     let mut seen = 0;
     loop {
         let mut inbox = lock(&shared.inbox);
@@ -226,6 +226,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
+    #[cfg(all(target_os = "linux", not(miri)))]
+    use crate::priority::niceness;
 
     #[test]
     fn every_index_of_every_phase_is_visited_once_and_phases_do_not_overlap() {
@@ -265,13 +267,13 @@ mod tests {
     #[test]
     #[cfg(all(target_os = "linux", not(miri)))]
     fn helpers_stand_back_and_the_caller_does_not() {
-        let own = background::niceness().unwrap();
+        let own = niceness().unwrap();
         let inside = Mutex::new(Vec::new());
-        Team::new(3).unwrap().run(&|_| inside.lock().unwrap().push(background::niceness().unwrap()));
+        Team::new(3).unwrap().run(&|_| inside.lock().unwrap().push(niceness().unwrap()));
         let mut inside = inside.into_inner().unwrap();
         inside.sort_unstable();
         assert!(inside[0] == own && inside[1..].iter().all(|&helper| helper > own), "{inside:?} {own}");
-        assert_eq!(background::niceness().unwrap(), own);
+        assert_eq!(niceness().unwrap(), own);
     }
 
     #[test]

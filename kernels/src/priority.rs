@@ -1,8 +1,9 @@
-//! How a thread that computes for long takes turns with threads that have little to do and somebody waiting for it: it
-//! asks the system for short turns and a small share, and offers its processor between pieces of work.
+//! How threads that compute for long and threads that somebody waits for share the processors.
 //!
-//! The small share alone is not enough. Linux (EEVDF, 6.6 and later) lets a running thread finish a turn of some
-//! milliseconds, and looks again only at its tick, 4 ms apart at 250 Hz. What is computed is not known here.
+//! Niceness alone is not enough. Linux (EEVDF, 6.6 and later) lets a running thread finish a turn of milliseconds, and
+//! what is not due at the moment it wakes is looked at again only at the next tick, up to 4 ms later. So brief threads ask
+//! for short turns, which may interrupt a longer one, and background threads offer their processor now and then. What is
+//! computed is not known here.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,18 +13,36 @@ use std::time::{Duration, Instant};
 /// processor it still gets a sixth of the time, so other load slows it down and does not stop it.
 const NICENESS: i32 = 7;
 
-/// Turn that is asked for, the shortest there is (`sched_runtime` of sched_setattr(2), Linux 6.12 and later; before, no
-/// thread can ask). Whoever offers its processor is charged the rest of its turn, so a long one would cost it dearly.
-const TURN: Duration = Duration::from_micros(100);
+/// A brief thread's turn, the shortest there is: `sched_runtime` of sched_setattr(2), Linux 6.12 and later; before, all
+/// turns are alike.
+const BRIEF: Duration = Duration::from_micros(100);
 
-/// Makes the calling thread a background thread, and the threads it starts from now on. A niceness that is higher
-/// already stays; a thread that somebody gave a policy other than the normal ones is left as it is. Does nothing where
-/// the system is not Linux.
-///
-/// # Errors
-/// The system refused.
-pub fn enter() -> io::Result<()> {
-    system::stand_back(NICENESS, TURN)
+/// A background thread's turn. It ends with an offer of the processor, which costs half a microsecond and, where somebody
+/// takes it, the rest of the turn.
+const LONG: Duration = Duration::from_micros(200);
+
+/// What a thread is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// It works for tens of microseconds at a time, and somebody waits for it.
+    Brief,
+    /// It computes for milliseconds and longer.
+    Background,
+}
+
+impl Priority {
+    /// Tells the system that the calling thread, and those it starts from now on, are such threads. A niceness that is
+    /// higher already stays; a thread that somebody gave a policy other than the normal ones is left as it is. Does
+    /// nothing where the system is not Linux.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn enter(self) -> io::Result<()> {
+        match self {
+            Self::Brief => system::enter(0, BRIEF),
+            Self::Background => system::enter(NICENESS, LONG),
+        }
+    }
 }
 
 /// The calling thread's niceness; zero where the system is not Linux.
@@ -34,7 +53,7 @@ pub fn niceness() -> io::Result<i32> {
     system::niceness()
 }
 
-/// Offers the calling thread's processor once a turn.
+/// The turns of a background thread.
 #[derive(Debug)]
 pub struct Turns {
     began: Instant,
@@ -47,10 +66,9 @@ impl Turns {
         Self { began: Instant::now() }
     }
 
-    /// Call this between pieces of work that take less than a turn. Costs a look at the clock where the turn is not over
-    /// yet, and a system call where it is.
+    /// Offers the processor if the turn is over. Call this between pieces of work that take less than a turn.
     pub fn offer(&mut self) {
-        if self.began.elapsed() >= TURN {
+        if self.began.elapsed() >= LONG {
             std::thread::yield_now();
             self.began = Instant::now();
         }
@@ -61,7 +79,7 @@ impl Turns {
 mod system {
     use std::{io, mem, time::Duration};
 
-    pub(super) fn stand_back(niceness: i32, turn: Duration) -> io::Result<()> {
+    pub(super) fn enter(niceness: i32, turn: Duration) -> io::Result<()> {
         let mut wanted = attributes()?;
         if ![libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&wanted.sched_policy.cast_signed()) {
             return Ok(());
@@ -91,7 +109,7 @@ mod system {
 mod system {
     use std::{io, time::Duration};
 
-    pub(super) fn stand_back(_niceness: i32, _turn: Duration) -> io::Result<()> {
+    pub(super) fn enter(_niceness: i32, _turn: Duration) -> io::Result<()> {
         Ok(())
     }
 
@@ -111,8 +129,8 @@ mod tests {
     fn only_the_thread_itself_and_those_it_starts_stand_back() {
         let before = niceness().unwrap();
         let inside = thread::spawn(|| {
-            enter().unwrap();
-            enter().unwrap();
+            Priority::Background.enter().unwrap();
+            Priority::Brief.enter().unwrap();
             (niceness().unwrap(), thread::spawn(|| niceness().unwrap()).join().unwrap())
         });
         assert_eq!(inside.join().unwrap(), (NICENESS.max(before), NICENESS.max(before)));
