@@ -15,12 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use convoy::vision::{Arch, random::Recipe};
+use convoy::vision::Arch;
 use futures_util::future::join_all;
 use kernels::priority::Priority;
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
-use support::{Server, config, photo};
+use support::{Server, config, photo, random_weights};
 use tokio::runtime::{Builder, Runtime};
 
 const CLIENTS: usize = 64;
@@ -154,9 +154,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let weights = folder.path().join("resnet50.safetensors");
-    Recipe::new(Arch::ResNet50).write(&weights).expect("weights can be written");
+    let (_folder, weights) = random_weights(Arch::ResNet50);
     let runtime = Runtime::new().expect("a runtime");
     let only = std::env::args().find(|argument| ["throughput", "isolation"].contains(&argument.as_str()));
     if only.as_deref() != Some("isolation") {

@@ -11,10 +11,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use convoy::vision::{Arch, random::Recipe};
+use convoy::vision::Arch;
 use futures_util::future::join_all;
 use reqwest::{Client, Response};
-use support::{Server, config, metric, photo};
+use support::{Server, config, metric, photo, random_weights};
 use tokio::runtime::Runtime;
 
 /// Deadline of the requests in the overload, in milliseconds.
@@ -151,6 +151,11 @@ impl Bench {
     }
 }
 
+/// Photos a second at the best of these batch sizes, each with its milliseconds.
+fn best_rate(costs: &[(usize, f64)]) -> f64 {
+    costs.iter().map(|&(size, ms)| 1e3 * size as f64 / ms).fold(0.0, f64::max)
+}
+
 fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
@@ -162,9 +167,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let weights = folder.path().join("resnet50.safetensors");
-    Recipe::new(Arch::ResNet50).write(&weights).expect("weights can be written");
+    let (_folder, weights) = random_weights(Arch::ResNet50);
     let mut settings = config();
     settings.photos.as_mut().expect("photos are served").weights = weights;
     let bench = Bench {
@@ -174,12 +177,12 @@ fn main() {
         photo: photo(1),
     };
     let costs = bench.costs();
-    let best = costs.iter().map(|(size, ms)| 1e3 * *size as f64 / ms).fold(0.0, f64::max);
+    let best = best_rate(&costs);
     println!("batch costs (size, ms): {costs:.2?}; best fixed size: {best:.2} photos/s");
     bench.lone();
     let rate = bench.saturate(15.0);
     let costs = bench.costs();
-    let best = costs.iter().map(|(size, ms)| 1e3 * *size as f64 / ms).fold(0.0, f64::max);
+    let best = best_rate(&costs);
     println!(
         "saturated by {CLIENTS} clients: {rate:.2} photos/s = {:.1} % of the best fixed size now ({best:.2}, {costs:.2?})",
         100.0 * rate / best

@@ -17,15 +17,11 @@ use std::{
 
 use convoy::{
     image::Prepared,
-    vision::{
-        Arch, Checkpoint, CpuEngine, Engine, INPUT_SIZE,
-        cpu::CpuOptions,
-        random::{Recipe, Stream},
-    },
+    vision::{Arch, Checkpoint, CpuEngine, Engine, INPUT_SIZE, cpu::CpuOptions, random::Stream},
 };
 use futures_util::future::join_all;
 use reqwest::Client;
-use support::{Server, config};
+use support::{Server, config, random_weights};
 use tokio::runtime::Runtime;
 
 const CLIENTS: usize = 16;
@@ -140,9 +136,7 @@ fn main() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         threads.push(Threads { engine: cores, decode: cores.div_ceil(2) });
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let weights = folder.path().join(format!("{arch}.safetensors"));
-    Recipe::new(arch).write(&weights).expect("weights can be written");
+    let (_folder, weights) = random_weights(arch);
     let bytes = fs::metadata(&weights).expect("just written").len();
     println!(
         "{arch}, {:.1} MB, {CLIENTS} clients, batches of {BATCH}, medians of {ROUNDS} rounds",

@@ -51,6 +51,14 @@ pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// A checkpoint of random weights, and the folder that goes away with it.
+pub fn random_weights(arch: Arch) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join(format!("{arch}.safetensors"));
+    Recipe::new(arch).write(&weights).unwrap();
+    (folder, weights)
+}
+
 struct Models {
     _folder: TempDir,
     classifier: PathBuf,
