@@ -6,7 +6,6 @@
 
 use convoy::image::Prepared;
 use convoy::vision::cpu::CpuOptions;
-use convoy::vision::fold::Network;
 use convoy::vision::random::{Recipe, Stream};
 use convoy::vision::{Arch, CpuEngine, Engine, INPUT_SIZE};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -22,9 +21,7 @@ fn image(index: usize) -> Prepared {
 
 fn forward(c: &mut Criterion) {
     for arch in Arch::ALL {
-        let recipe = Recipe::new(arch);
-        let network = Network::read(arch, recipe.classes, &mut recipe.clone()).expect("a recipe cannot fail");
-        let mut engine = CpuEngine::new(network, OPTIONS).expect("threads");
+        let mut engine = CpuEngine::new(&mut Recipe::new(arch), OPTIONS).expect("threads");
         let mut group = c.benchmark_group(arch.name());
         group.sample_size(10);
         for batch in BATCHES {

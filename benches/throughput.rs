@@ -95,9 +95,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn measure(weights: &Path, threads: Threads) {
-    let network = Checkpoint::open(weights, None).and_then(|mut file| file.network()).expect("the file");
+    let mut checkpoint = Checkpoint::open(weights, None).expect("the file");
     let options = CpuOptions { max_batch: BATCH, threads: threads.engine };
-    let mut engine = CpuEngine::new(network, options).expect("threads");
+    let mut engine = CpuEngine::new(&mut checkpoint, options).expect("the engine");
     let image = |index: usize| {
         let bytes = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
         let values = Stream::new(&format!("image.{index}"), 0, bytes).uniform(0.0, 256.0);

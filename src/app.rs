@@ -108,7 +108,7 @@ fn build_photos(
     let preprocessing = known.map_or(own, |known| known.preprocessing(own));
     let hint = known.and_then(|known| known.hint());
     let options = CpuOptions { max_batch: config.max_batch, threads: config.engine_threads };
-    let mut engine = CpuEngine::new(checkpoint.network()?, options)?;
+    let mut engine = CpuEngine::new(&mut checkpoint, options)?;
     let instructions = engine.executor().instructions();
     let loaded = started.elapsed();
     let mut classifier = Classifier::new(Box::new(engine), config.max_batch);

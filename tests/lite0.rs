@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use convoy::batch::Executor;
 use convoy::image::{DecodeOptions, Prepared, prepare};
 use convoy::vision::cpu::CpuOptions;
-use convoy::vision::fold::Network;
 use convoy::vision::random::Recipe;
 use convoy::vision::weights::WeightsError;
 use convoy::vision::{
@@ -67,10 +66,10 @@ fn the_first_of_every_kind_of_fault_is_named() {
 
 #[test]
 fn logits_are_the_publishers() {
-    let Some((shared, network)) = published() else { return };
+    let Some((shared, mut checkpoint)) = published() else { return };
     let mut engines: [Box<dyn Engine>; 2] = [
-        Box::new(CandleEngine::new(network.clone(), OPTIONS.threads).unwrap()),
-        Box::new(CpuEngine::new(network, OPTIONS).unwrap()),
+        Box::new(CandleEngine::new(checkpoint.network().unwrap(), OPTIONS.threads).unwrap()),
+        Box::new(CpuEngine::new(&mut checkpoint, OPTIONS).unwrap()),
     ];
     let references: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(include_str!("golden/lite0_logits.json")).unwrap();
@@ -96,8 +95,8 @@ fn agree(logits: &[f32], reference: &serde_json::Value, name: &str) {
 
 #[test]
 fn it_names_what_is_in_the_photos() {
-    let Some((shared, network)) = published() else { return };
-    let engine = CpuEngine::new(network, OPTIONS).unwrap();
+    let Some((shared, mut checkpoint)) = published() else { return };
+    let engine = CpuEngine::new(&mut checkpoint, OPTIONS).unwrap();
     let mut photos: Vec<PathBuf> =
         fs::read_dir(shared.join("fixtures/images")).unwrap().map(|entry| entry.unwrap().path()).collect();
     photos.sort();
@@ -123,8 +122,8 @@ fn it_names_what_is_in_the_photos() {
     assert!(among >= 61, "{among} of 64 among the best five");
 }
 
-/// The shared fixtures and the network with the published weights, where both are.
-fn published() -> Option<(PathBuf, Network)> {
+/// The shared fixtures and the published weights, where both are.
+fn published() -> Option<(PathBuf, Checkpoint)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (shared, weights) =
         (root.join("../shared"), root.join(".cache/weights/efficientnet-lite0.safetensors"));
@@ -132,8 +131,8 @@ fn published() -> Option<(PathBuf, Network)> {
         return None;
     }
     assert!(weights.is_file(), "{} is missing: run `make fixtures`", weights.display());
-    let mut checkpoint = Checkpoint::open(&weights, None).unwrap();
+    let checkpoint = Checkpoint::open(&weights, None).unwrap();
     let info = checkpoint.info();
     assert_eq!((info.arch, info.classes, info.random), (Arch::EfficientNetLite0, 1000, false));
-    Some((shared, checkpoint.network().unwrap()))
+    Some((shared, checkpoint))
 }

@@ -33,8 +33,7 @@ fn max_difference(a: &[f32], b: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 fn random_engine(recipe: &Recipe) -> CandleEngine {
-    CandleEngine::new(Network::read(recipe.arch, recipe.classes, &mut recipe.clone()).unwrap(), THREADS)
-        .unwrap()
+    CandleEngine::new(Network::read(&mut recipe.clone()).unwrap(), THREADS).unwrap()
 }
 
 fn random_image(name: &str) -> Prepared {

@@ -17,8 +17,7 @@ use convoy::{
     image::{DecodeOptions, Transform, prepare},
     metrics::Metrics,
     vision::{
-        Arch, Classifier, ClassifyInput, CpuEngine, INPUT_SIZE, Prediction, cpu::CpuOptions, fold::Network,
-        random::Recipe,
+        Arch, Classifier, ClassifyInput, CpuEngine, INPUT_SIZE, Prediction, cpu::CpuOptions, random::Recipe,
     },
 };
 use futures_util::future::join_all;
@@ -60,8 +59,7 @@ fn alike(a: &[Prediction], b: &[Prediction]) -> bool {
 #[tokio::test]
 async fn where_batches_pay_a_crowd_forms_them_and_everybody_gets_their_own_answer() {
     let mut recipe = Recipe { fc_sd: 1.0, ..Recipe::new(Arch::ResNet18) };
-    let network = Network::read(recipe.arch, recipe.classes, &mut recipe).unwrap();
-    let engine = CpuEngine::new(network, CpuOptions { max_batch: 8, threads: 2 }).unwrap();
+    let engine = CpuEngine::new(&mut recipe, CpuOptions { max_batch: 8, threads: 2 }).unwrap();
     let mut classifier = Classifier::new(Box::new(engine), 8);
     let options = DecodeOptions { max_pixels: 1 << 20, apply_orientation: true };
     let picture = |index| prepare(&photo(index), &options, Transform::STRETCH, INPUT_SIZE).unwrap();

@@ -6,8 +6,9 @@
 use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Panels, Place};
 
 use super::arch::Activation;
-use super::fold::Network;
+use super::fold::{self, TensorSource};
 use super::plan::{Op, Plan, Shape, Step, Value, Window};
+use super::weights::WeightsError;
 use super::{Engine, EngineError, INPUT_SIZE};
 use crate::image::Prepared;
 
@@ -34,14 +35,14 @@ pub struct CpuEngine {
 }
 
 impl CpuEngine {
-    /// Packs the network's weights and lays out memory. Weights are given up one by one as they are packed.
+    /// Lays out memory and packs the network's weights, one convolution after another as `weights` gives them.
     ///
     /// # Errors
-    /// The system gives no threads.
-    pub fn new(network: Network, options: CpuOptions) -> Result<Self, EngineError> {
-        let own = network.arch.preprocessing();
-        let plan = Plan::new(network.arch, network.classes, INPUT_SIZE as usize);
-        let steps = lower(&plan, Plan::weights(network)).map_err(EngineError::forward)?;
+    /// `weights` has unusable numbers or none, or the system gives no threads.
+    pub fn new(weights: &mut impl TensorSource, options: CpuOptions) -> Result<Self, EngineError> {
+        let own = weights.arch().preprocessing();
+        let plan = Plan::new(weights.arch(), weights.classes(), INPUT_SIZE as usize);
+        let steps = lower(&plan, fold::in_order(weights))?;
         let CpuOptions { max_batch, threads } = options;
         let largest = plan.steps[..plan.head].iter().map(Step::traffic).max().unwrap_or(1);
         let head = Head { steps: plan.head, images: HEAD_ELEMENTS / largest };
@@ -132,10 +133,17 @@ pub fn kernels(plan: &Plan) -> Vec<Kernel> {
 /// The plan's steps with their weights.
 fn lower(
     plan: &Plan,
-    mut weights: impl Iterator<Item = (Vec<f32>, Vec<f32>)>,
-) -> Result<Vec<conv::Step>, ConvError> {
-    let steps = plan.steps.iter().zip(places(plan));
-    steps.map(|(step, (source, target))| conv::Step::new(op(step, &mut weights)?, source, target)).collect()
+    mut weights: impl Iterator<Item = Result<(Vec<f32>, Vec<f32>), WeightsError>>,
+) -> Result<Vec<conv::Step>, EngineError> {
+    let step = |(step, (source, target)): (&Step, (Place, Place))| {
+        let weights = match step.op {
+            Op::Conv { .. } => weights.next().expect("bug: a plan's convolutions are its network's")?,
+            Op::MaxPool { .. } | Op::AveragePool => (Vec::new(), Vec::new()),
+        };
+        let op = op(step, &weights).map_err(EngineError::forward)?;
+        conv::Step::new(op, source, target).map_err(EngineError::forward)
+    };
+    plan.steps.iter().zip(places(plan)).map(step).collect()
 }
 
 /// Where each step reads and writes.
@@ -155,23 +163,22 @@ fn places(plan: &Plan) -> impl Iterator<Item = (Place, Place)> {
     })
 }
 
-fn op(step: &Step, weights: &mut impl Iterator<Item = (Vec<f32>, Vec<f32>)>) -> Result<conv::Op, ConvError> {
+fn op(step: &Step, (weight, bias): &(Vec<f32>, Vec<f32>)) -> Result<conv::Op, ConvError> {
     let (window, depthwise, activation) = match step.op {
         Op::MaxPool { window: movement } => return Ok(conv::Op::MaxPool { window: window(movement) }),
         Op::AveragePool => return Ok(conv::Op::AveragePool),
         Op::Conv { window: movement, depthwise, activation } => (window(movement), depthwise, activation),
     };
-    let (weight, bias) = weights.next().expect("bug: a plan's convolutions are its network's");
     let activation = match activation {
         Activation::Linear => conv::Activation::Linear,
         Activation::Relu => conv::Activation::Relu,
         Activation::Relu6 => conv::Activation::Relu6,
     };
     if depthwise {
-        let weights = Panels::pack_depthwise(&weight, &bias, window.kernel)?;
+        let weights = Panels::pack_depthwise(weight, bias, window.kernel)?;
         return Ok(conv::Op::Depthwise { weights, window, activation });
     }
-    let panels = Panels::pack(&weight, &bias, step.input.shape.channels, window.kernel)?;
+    let panels = Panels::pack(weight, bias, step.input.shape.channels, window.kernel)?;
     let addend = step.addend.map(place);
     Ok(conv::Op::Conv { panels, window, activation, addend, method: Method::Fastest })
 }

@@ -37,7 +37,7 @@ pub use cpu::CpuEngine;
 pub use labels::Labels;
 pub use plan::Plan;
 pub use preprocessing::Preprocessing;
-pub use weights::{Checkpoint, ModelInfo};
+pub use weights::{Checkpoint, ModelInfo, WeightsError};
 
 use crate::image::Prepared;
 
@@ -74,9 +74,18 @@ pub enum EngineError {
         /// The first such class.
         class: u32,
     },
+    /// The weights cannot be had.
+    #[error(transparent)]
+    Weights(Arc<WeightsError>),
     /// The engine failed on the whole batch.
     #[error("the forward pass failed")]
     Forward(#[source] Arc<dyn Error + Send + Sync>),
+}
+
+impl From<WeightsError> for EngineError {
+    fn from(error: WeightsError) -> Self {
+        Self::Weights(Arc::new(error))
+    }
 }
 
 impl EngineError {

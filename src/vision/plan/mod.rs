@@ -8,8 +8,7 @@ mod text;
 
 use build::Builder;
 
-use super::arch::{Activation, Arch, Shortcut};
-use super::fold::{self, Network};
+use super::arch::{Activation, Arch};
 
 /// A forward pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,22 +133,6 @@ impl Plan {
         plan.finish(arch.name())
     }
 
-    /// Weights and biases of the network's convolutions in the order of [`Plan::new`]'s, the last layer included.
-    pub fn weights(network: Network) -> impl Iterator<Item = (Vec<f32>, Vec<f32>)> {
-        let blocks = network.blocks.into_iter().flat_map(|block| {
-            let mut branch = block.branch;
-            let last = branch.pop();
-            let projection = match block.shortcut {
-                Shortcut::Projection(conv) => Some(conv),
-                Shortcut::None | Shortcut::Identity => None,
-            };
-            branch.into_iter().chain(projection).chain(last)
-        });
-        let convs = std::iter::once(network.stem).chain(blocks);
-        let last = std::iter::once((network.fc_weight, network.fc_bias));
-        convs.map(|fold::Conv { weight, bias, .. }| (weight, bias)).chain(last)
-    }
-
     /// Shape of the image.
     pub fn input(&self) -> Shape {
         self.steps[0].input.shape
@@ -200,6 +183,7 @@ impl Step {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
+    use crate::vision::fold;
     use crate::vision::random::Recipe;
 
     /// Convolutions with the last layer, and hundredths of GFLOPS as torchvision's documentation gives them (they are
@@ -280,9 +264,9 @@ mod tests {
     fn weights_come_in_the_order_of_the_steps() {
         for arch in [Arch::ResNet18, Arch::ResNet50, Arch::EfficientNetLite0] {
             let plan = Plan::new(arch, 7, 224);
-            let recipe = Recipe { classes: 7, ..Recipe::new(arch) };
-            let network = Network::read(arch, 7, &mut recipe.clone()).unwrap();
-            let lengths = Plan::weights(network).map(|(weight, bias)| weight.len() + bias.len());
+            let mut recipe = Recipe { classes: 7, ..Recipe::new(arch) };
+            let length = |(weight, bias): (Vec<f32>, Vec<f32>)| weight.len() + bias.len();
+            let lengths = fold::in_order(&mut recipe).map(|conv| length(conv.unwrap()));
             let expected = plan.steps.iter().map(Step::parameters).filter(|&n| n > 0);
             assert_eq!(lengths.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
         }
