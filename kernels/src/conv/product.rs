@@ -20,6 +20,9 @@ pub(super) const ROW_BLOCK: usize = 48;
 /// Floats of weights that pass by in one piece of work: half the second level cache.
 const WEIGHT_BLOCK: usize = 64 << 10;
 
+/// Pieces of work a member, where there are panels enough: who is held up leaves at most one of them to wait for.
+const PIECES: usize = 16;
+
 /// A convolution over whole channels.
 #[derive(Debug)]
 pub(super) struct Product {
@@ -76,8 +79,7 @@ impl Product {
         let rows = frame.batch * target.map.pixels();
         let row_blocks = rows.div_ceil(ROW_BLOCK);
         let most = (WEIGHT_BLOCK / self.panels.panel_floats()).clamp(1, self.panels.count());
-        // Enough pieces for everybody, where there are panels enough.
-        let wanted = (4 * frame.member.members()).div_ceil(row_blocks);
+        let wanted = (PIECES * frame.member.members()).div_ceil(row_blocks);
         let panel_blocks = self.panels.count().div_ceil(most).max(wanted).min(self.panels.count());
         frame.member.for_each(row_blocks * panel_blocks, |at| {
             let piece = Piece {
