@@ -1,17 +1,17 @@
-//! Time of the candle forward pass by network and batch size, pixels in, logits out.
+//! Time of the CPU engine's forward pass by network and batch size, pixels in, logits out.
 //!
 //! `cargo bench --bench forward -- resnet152` runs one network.
 
 #![allow(missing_docs, reason = "criterion's macros write undocumented items")]
 
 use convoy::image::Prepared;
-use convoy::vision::fold::Network;
+use convoy::vision::cpu::CpuOptions;
 use convoy::vision::random::{Recipe, Stream};
-use convoy::vision::{Arch, CandleEngine, Engine, INPUT_SIZE};
+use convoy::vision::{Arch, CpuEngine, Engine, INPUT_SIZE};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-const THREADS: usize = 2;
 const BATCHES: [usize; 3] = [1, 4, 8];
+const OPTIONS: CpuOptions = CpuOptions { max_batch: 8, threads: 2 };
 
 fn image(index: usize) -> Prepared {
     let bytes = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
@@ -21,9 +21,7 @@ fn image(index: usize) -> Prepared {
 
 fn forward(c: &mut Criterion) {
     for arch in Arch::ALL {
-        let recipe = Recipe::new(arch);
-        let network = Network::read(arch, recipe.classes, &mut recipe.clone()).expect("a recipe cannot fail");
-        let mut engine = CandleEngine::new(network, THREADS).expect("memory for the weights");
+        let mut engine = CpuEngine::new(&mut Recipe::new(arch), OPTIONS).expect("threads");
         let mut group = c.benchmark_group(arch.name());
         group.sample_size(10);
         for batch in BATCHES {

@@ -1,4 +1,5 @@
-//! What the queue and the scheduler thread cost a job when the executor costs nothing.
+//! What the queue and the scheduler thread cost a job when the executor costs nothing: one job there and back, many in
+//! flight, and a million in a row with the memory they leave behind.
 
 use std::{
     convert::Infallible,
@@ -7,7 +8,7 @@ use std::{
 };
 
 use convoy::{
-    batch::{Executor, Ticket, scheduler},
+    batch::{CostTable, Executor, Queue, Results, Terms, Ticket, scheduler},
     metrics::Metrics,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -24,37 +25,74 @@ impl Executor for Null {
         32
     }
 
-    fn run(&mut self, batch: Vec<u64>) -> Vec<Result<u64, Infallible>> {
-        batch.into_iter().map(Ok).collect()
+    fn run(&mut self, batch: &[u64]) -> Result<Results<Self>, Infallible> {
+        Ok(batch.iter().copied().map(Ok).collect())
     }
 }
 
-/// Jobs in flight at once in the throughput measurement.
+/// Jobs in flight at once in the throughput measurements.
 const IN_FLIGHT: u64 = 256;
 
+/// Jobs of the long run.
+const MILLION: u64 = 1_000_000;
+
+fn submit(queue: &Queue<Null>, n: u64) -> Ticket<Null> {
+    let terms = Terms::by(Instant::now() + Duration::from_secs(60));
+    queue.admit(&terms).expect("seats for everything in flight").submit(n)
+}
+
+fn round(queue: &Queue<Null>) {
+    let tickets: Vec<_> = (0..IN_FLIGHT).map(|n| submit(queue, n)).collect();
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(ticket.wait(), Ok(n as u64));
+    }
+}
+
+/// Resident memory of this process in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn million(queue: &Queue<Null>, metrics: &Metrics) {
+    let before = resident();
+    let started = Instant::now();
+    for _ in 0..MILLION / IN_FLIGHT {
+        round(queue);
+        metrics.upkeep();
+    }
+    let nanos = started.elapsed().as_nanos() as u64 / (MILLION / IN_FLIGHT * IN_FLIGHT);
+    let after = resident();
+    let text = metrics.render();
+    let count = text.lines().find_map(|line| line.strip_prefix(r#"convoy_batch_size_count{queue="null"} "#));
+    let batches: u64 = count.and_then(|count| count.parse().ok()).unwrap_or(1);
+    println!("mean batch {:.1}", (MILLION / IN_FLIGHT * IN_FLIGHT) as f64 / batches as f64);
+    println!("a million jobs: {nanos} ns a job; resident {before} KiB before, {after} KiB after");
+}
+
 fn overhead(criterion: &mut Criterion) {
-    let (queue, workers) =
-        scheduler::start("null", vec![Null], IN_FLIGHT as usize, Metrics::new().queue("null"))
-            .expect("threads");
-    let submit = |n: u64| -> Ticket<Null> {
-        let seat = queue.admit(1).expect("seats for everything in flight");
-        queue.submit(seat, n, Instant::now() + Duration::from_secs(60))
-    };
+    let metrics = Metrics::new();
+    let (queue, workers) = scheduler::start(
+        "null",
+        vec![Null],
+        IN_FLIGHT as usize,
+        CostTable::unmeasured(32),
+        metrics.queue("null"),
+    )
+    .expect("threads");
     let mut group = criterion.benchmark_group("scheduler");
     group.throughput(Throughput::Elements(1));
     group.bench_function("one job there and back", |bencher| {
-        bencher.iter(|| assert_eq!(submit(black_box(7)).wait(), Ok(7)));
+        bencher.iter(|| assert_eq!(submit(&queue, black_box(7)).wait(), Ok(7)));
     });
     group.throughput(Throughput::Elements(IN_FLIGHT));
-    group.bench_function("256 jobs in flight", |bencher| {
-        bencher.iter(|| {
-            let tickets: Vec<_> = (0..IN_FLIGHT).map(submit).collect();
-            for (n, ticket) in tickets.into_iter().enumerate() {
-                assert_eq!(ticket.wait(), Ok(n as u64));
-            }
-        });
-    });
+    group.bench_function("256 jobs in flight", |bencher| bencher.iter(|| round(&queue)));
     group.finish();
+    if !std::env::args().any(|argument| argument == "--test") {
+        million(&queue, &metrics);
+    }
     drop(queue);
     workers.join();
 }

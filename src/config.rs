@@ -5,9 +5,9 @@
 
 mod fetch;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use kernels::Transform;
 
 pub use fetch::FetchArgs;
@@ -36,7 +36,7 @@ pub enum LogFormat {
 }
 
 /// How a photo becomes the model's square input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum TransformName {
     /// The model's own: short side to `--short-side`, then a centre crop.
     ResizeCrop,
@@ -82,6 +82,9 @@ pub struct ServeArgs {
     /// Threads of the vision engine; 0 takes every core.
     #[arg(long, env = "CONVOY_ENGINE_THREADS", default_value_t = 0)]
     pub engine_threads: usize,
+    /// Whether identical photos in flight share one execution.
+    #[arg(long, env = "CONVOY_SHARE_IDENTICAL", default_value_t = true, action = ArgAction::Set)]
+    pub share_identical: bool,
     /// Most photos in one request.
     #[arg(long, env = "CONVOY_MAX_IMAGES", default_value_t = 64)]
     pub max_images: usize,
@@ -95,6 +98,9 @@ pub struct ServeArgs {
     /// FAQ model, as `convoy faq train` writes it.
     #[arg(long, env = "CONVOY_FAQ_MODEL", default_value = "weights/faq.safetensors")]
     pub faq_model: PathBuf,
+    /// Folder of the embedding model that the FAQ model was trained with, where it was trained with one.
+    #[arg(long, env = "CONVOY_FAQ_EMBEDDINGS", value_name = "FOLDER")]
+    pub faq_embeddings: Option<PathBuf>,
     /// Threads that answer questions; 0 takes half the cores.
     #[arg(long, env = "CONVOY_FAQ_THREADS", default_value_t = 0)]
     pub faq_threads: usize,
@@ -105,9 +111,24 @@ pub struct ServeArgs {
     /// Most bytes of a request body, in MiB.
     #[arg(long, env = "CONVOY_MAX_BODY_MIB", default_value_t = 32)]
     pub max_body_mib: usize,
-    /// Milliseconds from a request's head to its answer; later answers are 504.
+    /// Milliseconds from a request's head to its answer, where the request does not say; what would be late is refused.
     #[arg(long, env = "CONVOY_DEADLINE_MS", default_value_t = 30_000)]
     pub deadline_ms: u64,
+    /// Most milliseconds a request may ask for.
+    #[arg(long, env = "CONVOY_MAX_DEADLINE_MS", default_value_t = 300_000)]
+    pub max_deadline_ms: u64,
+    /// Header that names the client, set by the proxy in front; clients share the server fairly. Addresses count when it
+    /// is not given.
+    #[arg(long, env = "CONVOY_CLIENT_HEADER")]
+    pub client_header: Option<String>,
+    /// Share of a client against others with 1, as NAME=WEIGHT; may be repeated.
+    #[arg(
+        long = "client-weight",
+        env = "CONVOY_CLIENT_WEIGHTS",
+        value_delimiter = ',',
+        value_name = "NAME=WEIGHT"
+    )]
+    pub client_weights: Vec<String>,
     /// Milliseconds a client may take to send a request's head, and again for its body.
     #[arg(long, env = "CONVOY_READ_TIMEOUT_MS", default_value_t = 15_000)]
     pub read_timeout_ms: u64,
@@ -144,6 +165,17 @@ pub struct Config {
     pub faq: Option<FaqConfig>,
     /// Bounds of the HTTP layer.
     pub http: HttpConfig,
+    /// How clients are told apart.
+    pub clients: ClientsConfig,
+}
+
+/// How clients are told apart, so that they share fairly.
+#[derive(Debug, Clone, Default)]
+pub struct ClientsConfig {
+    /// The header that names a client; its address when `None` or where the header is missing.
+    pub header: Option<String>,
+    /// Shares by name, positive; 1 for everybody else.
+    pub weights: HashMap<Vec<u8>, f64>,
 }
 
 /// Configuration of the photo side.
@@ -167,6 +199,8 @@ pub struct PhotosConfig {
     pub engine_threads: usize,
     /// Decoding limits.
     pub decode: DecodeOptions,
+    /// Whether identical photos in flight share one execution.
+    pub share_identical: bool,
 }
 
 /// The transforms a server offers.
@@ -193,6 +227,8 @@ impl Transforms {
 pub struct FaqConfig {
     /// Model file.
     pub model: PathBuf,
+    /// Folder of its embedding model.
+    pub embeddings: Option<PathBuf>,
     /// Answering threads.
     pub threads: usize,
     /// Seats in the queue.
@@ -206,8 +242,10 @@ pub struct HttpConfig {
     pub max_body: usize,
     /// Most photos in one request.
     pub max_images: usize,
-    /// From a request's head to its answer.
+    /// From a request's head to its answer, where the request does not say.
     pub deadline: Duration,
+    /// The most a request may ask for.
+    pub max_deadline: Duration,
     /// For a head to arrive, and again for a body.
     pub read_timeout: Duration,
     /// Connections open at once.
@@ -245,8 +283,9 @@ impl ServeArgs {
         let photos = served(Service::Photos).then(|| self.photos(&mut checks));
         let faq = served(Service::Faq).then(|| self.faq(&mut checks));
         let http = self.http(&mut checks);
+        let clients = self.clients(&mut checks);
         if checks.problems.is_empty() {
-            Ok(Config { bind: self.bind, photos, faq, http })
+            Ok(Config { bind: self.bind, photos, faq, http, clients })
         } else {
             Err(ConfigError { problems: checks.problems })
         }
@@ -278,6 +317,7 @@ impl ServeArgs {
                 max_pixels: self.max_pixels,
                 apply_orientation: !self.ignore_orientation,
             },
+            share_identical: self.share_identical,
         }
     }
 
@@ -287,15 +327,40 @@ impl ServeArgs {
         checks.range("--faq-queue", self.faq_queue as u64, 1, 1 << 20);
         FaqConfig {
             model: self.faq_model.clone(),
+            embeddings: self.faq_embeddings.clone(),
             threads: or_share(self.faq_threads, 2),
             queue: self.faq_queue,
         }
     }
 
+    fn clients(&self, checks: &mut Checks) -> ClientsConfig {
+        let token =
+            |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if let Some(header) = self.client_header.as_ref().filter(|name| !token(name)) {
+            checks.problems.push(format!("--client-header {header}: not the name of a header"));
+        }
+        let mut weights = HashMap::new();
+        for text in &self.client_weights {
+            let pair =
+                text.rsplit_once('=').and_then(|(name, weight)| Some((name, weight.parse::<f64>().ok()?)));
+            match pair.filter(|(_, weight)| (0.001..=1000.0).contains(weight)) {
+                Some((name, weight)) => drop(weights.insert(name.as_bytes().to_vec(), weight)),
+                None => checks.problems.push(format!(
+                    "--client-weight {text}: it must be NAME=WEIGHT with a weight between 0.001 and 1000"
+                )),
+            }
+        }
+        if !weights.is_empty() && self.client_header.is_none() {
+            checks.problems.push("--client-weight needs --client-header, which names the clients".to_owned());
+        }
+        ClientsConfig { header: self.client_header.clone(), weights }
+    }
+
     fn http(&self, checks: &mut Checks) -> HttpConfig {
         checks.range("--max-body-mib", self.max_body_mib as u64, 1, 1024);
         checks.range("--max-images", self.max_images as u64, 1, 1 << 16);
-        checks.range("--deadline-ms", self.deadline_ms, 1, 3_600_000);
+        checks.range("--max-deadline-ms", self.max_deadline_ms, 1, 3_600_000);
+        checks.range("--deadline-ms", self.deadline_ms, 1, self.max_deadline_ms);
         checks.range("--read-timeout-ms", self.read_timeout_ms, 1, 3_600_000);
         checks.range("--max-connections", self.max_connections as u64, 1, 1 << 20);
         checks.range("--lame-duck-ms", self.lame_duck_ms, 0, 3_600_000);
@@ -304,6 +369,7 @@ impl ServeArgs {
             max_body: self.max_body_mib << 20,
             max_images: self.max_images,
             deadline: Duration::from_millis(self.deadline_ms),
+            max_deadline: Duration::from_millis(self.max_deadline_ms),
             read_timeout: Duration::from_millis(self.read_timeout_ms),
             max_connections: self.max_connections,
             lame_duck: Duration::from_millis(self.lame_duck_ms),

@@ -2,8 +2,10 @@
 //!
 //! No HTTP here: status codes and JSON shapes are made of these in [`crate::http`].
 
+use std::time::Duration;
+
 use crate::{
-    batch::{Full, JobError},
+    batch::{JobError, Refusal},
     image::DecodeError,
     vision::EngineError,
 };
@@ -11,9 +13,15 @@ use crate::{
 /// Why a photo or a question got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ScoreError {
-    /// No seat was free.
+    /// It was not admitted.
     #[error(transparent)]
-    Overloaded(#[from] Full),
+    Refused(#[from] Refusal),
+    /// It was admitted, then work took longer than expected, and it could only have been late.
+    #[error("the server fell behind; the answer would have been late")]
+    Shed {
+        /// When a request like it is likely to be in time.
+        retry_after: Duration,
+    },
     /// The deadline passed before the answer was there.
     #[error("the answer was not ready before the request's deadline")]
     DeadlineExceeded,
@@ -36,9 +44,15 @@ impl ScoreError {
     pub fn from_job<X>(error: JobError<X>, own: impl FnOnce(X) -> Self) -> Self {
         match error {
             JobError::Expired => Self::DeadlineExceeded,
+            JobError::Late { retry_after } => Self::Shed { retry_after },
             JobError::Panicked => Self::Broken,
             JobError::Stopped => Self::Stopped,
             JobError::Failed(error) => own(error),
         }
+    }
+
+    /// Whether it is a matter of time alone: the same request with a later deadline might have been answered.
+    pub fn is_lateness(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Shed { .. } | Self::DeadlineExceeded)
     }
 }

@@ -12,7 +12,7 @@
 //! | [`app`] | the composition root |
 //! | [`service`] | the front doors: a photo in, predictions out; a question in, matches out |
 //! | [`http`] | connections, routes, wire types, status codes |
-//! | [`batch`] | queues, the batching decision, scheduler threads |
+//! | [`batch`] | queues, what batches cost, who runs when and with whom, scheduler threads |
 //! | [`image`] | untrusted bytes to pixels within limits |
 //! | [`vision`] | weights, the network, classes and their labels |
 //! | [`faq`] | text cleaning, features, training, the FAQ model |

@@ -3,11 +3,15 @@
 //! Handles are made here and passed to the code that counts; there is no global recorder. What a value means for a
 //! request (status codes, routes) is decided by the caller.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 /// Requests answered, by `route` and `status`.
 pub const HTTP_REQUESTS: &str = "convoy_http_requests_total";
@@ -21,10 +25,26 @@ pub const READY: &str = "convoy_ready";
 pub const INFO: &str = "convoy_info";
 /// Jobs ended, by `queue` and `outcome`.
 pub const JOBS: &str = "convoy_jobs_total";
-/// Jobs admitted and not yet answered, by `queue`.
+/// Seats taken: jobs on their way, waiting and running, by `queue`.
 pub const QUEUE_DEPTH: &str = "convoy_queue_depth";
-/// Seconds a job waited between its queue and its executor, by `queue`.
+/// Jobs waiting for an executor, by `queue`.
+pub const QUEUE_WAITING: &str = "convoy_queue_waiting";
+/// Seconds until everything admitted would be done, as the cost table predicts, by `queue`.
+pub const DRAIN_SECONDS: &str = "convoy_predicted_drain_seconds";
+/// Share of the time since the last look that executors were at work, by `queue`.
+pub const BUSY: &str = "convoy_busy_fraction";
+/// Seconds one batch is expected to take, by `queue` and `size`.
+pub const COST_SECONDS: &str = "convoy_batch_cost_seconds";
+/// Seconds from a request's head to the end of its body, by `route`.
+pub const READ_SECONDS: &str = "convoy_read_seconds";
+/// Seconds from an answer to the last byte handed to the connection, by `route`.
+pub const WRITE_SECONDS: &str = "convoy_write_seconds";
+/// Photos that shared the execution of an identical one in flight.
+pub const SHARED_PHOTOS: &str = "convoy_shared_photos_total";
+/// Seconds a job waited because every executor was busy, by `queue`.
 pub const QUEUE_SECONDS: &str = "convoy_queue_seconds";
+/// Seconds a job waited because an idle executor was waiting for company, by `queue`.
+pub const BATCH_WAIT_SECONDS: &str = "convoy_batch_wait_seconds";
 /// Seconds one batch took in its executor, by `queue`.
 pub const EXECUTE_SECONDS: &str = "convoy_execute_seconds";
 /// Jobs per executed batch, by `queue`.
@@ -46,13 +66,16 @@ pub const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The recorder, its renderer, and the handles of the HTTP layer.
 pub struct Metrics {
-    recorder: PrometheusRecorder,
+    recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     answers: RwLock<HashMap<(&'static str, u16), Answers>>,
+    stages: RwLock<HashMap<&'static str, Stages>>,
     /// Connections open now.
     pub connections: Gauge,
     /// 1 while ready.
     pub ready: Gauge,
+    /// Photos that shared another's execution.
+    pub shared_photos: Counter,
 }
 
 /// Handles of one route and status.
@@ -62,13 +85,28 @@ struct Answers {
     seconds: Histogram,
 }
 
+/// Handles of one route's ends: reading the request, writing the answer.
+#[derive(Clone)]
+pub struct Stages {
+    /// Seconds from the head to the end of the body.
+    pub read: Histogram,
+    /// Seconds from the answer to its last byte handed to the connection.
+    pub write: Histogram,
+}
+
 /// Handles of one queue and its scheduler.
 #[derive(Clone)]
 pub struct QueueMetrics {
-    /// Jobs admitted and not yet answered.
+    /// Seats taken.
     pub depth: Gauge,
-    /// Seconds from submission to the start of the batch.
-    pub wait: Histogram,
+    /// Jobs waiting for an executor.
+    pub waiting: Gauge,
+    /// Predicted seconds until everything admitted is done.
+    pub drain: Gauge,
+    /// Seconds from submission to the batch while every executor was busy.
+    pub queue: Histogram,
+    /// Seconds from submission to the batch while an executor waited for company.
+    pub batch_wait: Histogram,
     /// Seconds in the executor, one sample a batch.
     pub execute: Histogram,
     /// Jobs in a batch, one sample a batch.
@@ -79,12 +117,48 @@ pub struct QueueMetrics {
     pub failed: Counter,
     /// Jobs whose deadline passed before they ran.
     pub expired: Counter,
+    /// Jobs that were accepted and then dropped because they could only be late.
+    pub late: Counter,
     /// Jobs whose client had gone before they ran.
     pub abandoned: Counter,
     /// Jobs answered because the executor panicked.
     pub panicked: Counter,
-    /// Jobs refused because the queue was full.
-    pub refused: Counter,
+    /// Jobs refused because every seat was taken.
+    pub refused_full: Counter,
+    /// Jobs refused because they would have been late.
+    pub refused_late: Counter,
+    name: &'static str,
+    recorder: Arc<PrometheusRecorder>,
+    usage: Arc<Mutex<Usage>>,
+}
+
+/// What the busy fraction is measured from.
+struct Usage {
+    at: Instant,
+    busy_seconds: f64,
+    fraction: Gauge,
+}
+
+impl QueueMetrics {
+    /// Tells that executors have worked `busy_seconds` each in all by `now`.
+    pub fn busy(&self, now: Instant, busy_seconds: f64) {
+        let mut usage = self.usage.lock();
+        let passed = now.saturating_duration_since(usage.at).as_secs_f64();
+        if passed > 0.0 {
+            usage.fraction.set(((busy_seconds - usage.busy_seconds) / passed).clamp(0.0, 1.0));
+            (usage.at, usage.busy_seconds) = (now, busy_seconds);
+        }
+    }
+
+    /// Tells what batches cost: `(size, seconds)`. Sizes that are no power of two are left out, save the largest, so that
+    /// the number of series stays small.
+    pub fn costs(&self, rows: &[(usize, f64)]) {
+        let largest = rows.last().map_or(0, |row| row.0);
+        for (size, seconds) in rows.iter().filter(|(size, _)| size.is_power_of_two() || *size == largest) {
+            let labels = vec![Label::new("queue", self.name), Label::new("size", size.to_string())];
+            self.recorder.register_gauge(&Key::from_parts(COST_SECONDS, labels), &METADATA).set(*seconds);
+        }
+    }
 }
 
 impl Metrics {
@@ -99,7 +173,16 @@ impl Metrics {
         describe(&recorder);
         let connections = recorder.register_gauge(&Key::from_name(HTTP_CONNECTIONS), &METADATA);
         let ready = recorder.register_gauge(&Key::from_name(READY), &METADATA);
-        Self { handle: recorder.handle(), recorder, answers: RwLock::default(), connections, ready }
+        let shared_photos = recorder.register_counter(&Key::from_name(SHARED_PHOTOS), &METADATA);
+        Self {
+            handle: recorder.handle(),
+            recorder: Arc::new(recorder),
+            answers: RwLock::default(),
+            stages: RwLock::default(),
+            connections,
+            ready,
+            shared_photos,
+        }
     }
 
     /// Handles for the queue called `queue`.
@@ -112,9 +195,14 @@ impl Metrics {
             let labels = vec![Label::new("queue", queue), Label::new("outcome", outcome)];
             self.recorder.register_counter(&Key::from_parts(JOBS, labels), &METADATA)
         };
+        let gauge =
+            |name: &'static str| self.recorder.register_gauge(&Key::from_parts(name, labels()), &METADATA);
         QueueMetrics {
-            depth: self.recorder.register_gauge(&Key::from_parts(QUEUE_DEPTH, labels()), &METADATA),
-            wait: histogram(QUEUE_SECONDS),
+            depth: gauge(QUEUE_DEPTH),
+            waiting: gauge(QUEUE_WAITING),
+            drain: gauge(DRAIN_SECONDS),
+            queue: histogram(QUEUE_SECONDS),
+            batch_wait: histogram(BATCH_WAIT_SECONDS),
             execute: histogram(EXECUTE_SECONDS),
             batch_size: histogram(BATCH_SIZE),
             ok: outcome("ok"),
@@ -122,8 +210,30 @@ impl Metrics {
             expired: outcome("expired"),
             abandoned: outcome("abandoned"),
             panicked: outcome("panicked"),
-            refused: outcome("refused"),
+            late: outcome("late"),
+            refused_full: outcome("refused_full"),
+            refused_late: outcome("refused_late"),
+            name: queue,
+            recorder: self.recorder.clone(),
+            usage: Arc::new(Mutex::new(Usage {
+                at: Instant::now(),
+                busy_seconds: 0.0,
+                fraction: gauge(BUSY),
+            })),
         }
+    }
+
+    /// Handles for reading and writing on `route`.
+    pub fn stages(&self, route: &'static str) -> Stages {
+        if let Some(known) = self.stages.read().get(route) {
+            return known.clone();
+        }
+        let histogram = |name: &'static str| {
+            let labels = vec![Label::new("route", route)];
+            self.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
+        };
+        let made = Stages { read: histogram(READ_SECONDS), write: histogram(WRITE_SECONDS) };
+        self.stages.write().entry(route).or_insert(made).clone()
     }
 
     /// Counts one answered request.
@@ -184,10 +294,22 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge(HTTP_CONNECTIONS, "Connections open now.");
     gauge(READY, "1 while the server wants traffic, 0 while it drains or a worker is gone.");
     gauge(INFO, "Always 1; the labels name the version and the models.");
-    gauge(QUEUE_DEPTH, "Jobs admitted and not yet answered, by queue.");
+    counter(SHARED_PHOTOS, "Photos that shared the execution of an identical one in flight.");
+    gauge(QUEUE_DEPTH, "Seats taken: jobs on their way, waiting and running, by queue.");
+    gauge(QUEUE_WAITING, "Jobs waiting for an executor, by queue.");
+    gauge(DRAIN_SECONDS, "Seconds until everything admitted would be done, as predicted, by queue.");
+    gauge(BUSY, "Share of the time since the last look that executors were at work, by queue.");
+    gauge(COST_SECONDS, "Seconds one batch is expected to take, by queue and size.");
     let seconds = Some(Unit::Seconds);
     histogram(HTTP_SECONDS, seconds, "Seconds from a request's head to its answer, by route.");
-    histogram(QUEUE_SECONDS, seconds, "Seconds a job waited for its executor, by queue.");
+    histogram(READ_SECONDS, seconds, "Seconds from a request's head to the end of its body, by route.");
+    histogram(WRITE_SECONDS, seconds, "Seconds from an answer to its last byte handed on, by route.");
+    histogram(QUEUE_SECONDS, seconds, "Seconds a job waited because executors were busy, by queue.");
+    histogram(
+        BATCH_WAIT_SECONDS,
+        seconds,
+        "Seconds a job waited because an executor waited for company, by queue.",
+    );
     histogram(EXECUTE_SECONDS, seconds, "Seconds one batch took in its executor, by queue.");
     histogram(BATCH_SIZE, None, "Jobs per executed batch, by queue.");
 }
@@ -201,7 +323,7 @@ mod tests {
         let metrics = Metrics::new();
         let queue = metrics.queue("classify");
         queue.batch_size.record(4.0);
-        queue.wait.record(0.002);
+        queue.queue.record(0.002);
         queue.ok.increment(4);
         metrics.answered("classify", 200, Duration::from_millis(7));
         let text = metrics.render();

@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{config, photo};
 
 fn convoy(arguments: &[&str]) -> Command {
@@ -175,4 +175,43 @@ fn random_weights_are_made_verified_and_marked() {
     for part in ["network  resnet18, 7 classes", "tensors  122,", "random   yes"] {
         assert!(stdout.contains(part), "{part} missing from {stdout}");
     }
+}
+
+#[test]
+fn a_plan_prints_as_a_table_and_as_json() {
+    let (code, table, stderr) = run(&["plan", "resnet152"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(table.lines().count(), 3 + 158 + 1);
+    let (_, json, _) = run(&["plan", "resnet152", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let steps = json["steps"].as_array().unwrap();
+    for (step, line) in steps.iter().zip(table.lines().skip(3)) {
+        for part in ["name", "operation", "kernel"] {
+            assert!(line.contains(step[part].as_str().unwrap()), "{step} {line}");
+        }
+    }
+    let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+    let last = step("layer3.20.conv3");
+    assert_eq!(last["operation"], "conv 1x1/1 bias shortcut relu");
+    assert_eq!((&last["input"], &last["output"]), (&json!([14, 14, 256]), &json!([14, 14, 1024])));
+    assert_eq!((&last["macs"], &last["weight_bytes"]), (&json!(51_380_224), &json!(4 * (1024 * 256 + 1024))));
+    for (name, kernel) in [
+        ("conv1", "rows"),
+        ("maxpool", "max-pool"),
+        ("layer3.20.conv1", "pointwise"),
+        ("layer3.20.conv2", "winograd"),
+        ("layer3.0.conv2", "implicit"),
+        ("avgpool", "average"),
+        ("fc", "pointwise"),
+    ] {
+        assert_eq!(step(name)["kernel"], kernel, "{name}");
+    }
+    for total in ["macs", "weight_bytes"] {
+        let sum: u64 = steps.iter().map(|step| step[total].as_u64().unwrap()).sum();
+        assert_eq!(json[total], sum, "{total}");
+    }
+    let (_, lite, _) = run(&["plan", "efficientnet-lite0", "--classes", "7"]);
+    assert!(lite.contains("depthwise 5x5/2 bias relu6") && lite.contains("1x1x7"), "{lite}");
+    assert_eq!(run(&["plan", "resnet20"]).0, Some(64));
+    assert_eq!(run(&["plan", "resnet18", "--classes", "0"]).0, Some(64));
 }

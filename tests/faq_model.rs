@@ -122,7 +122,7 @@ fn the_answerer_answers_a_batch_in_order() {
     let mut answerer = Answerer::new(Arc::new(live));
     let batch =
         ["lost password", "", "credit card"].map(|text| Question { text: text.to_owned(), top: Some(1) });
-    let answers: Vec<Ranking> = answerer.run(batch.to_vec()).into_iter().map(Result::unwrap).collect();
+    let answers: Vec<Ranking> = answerer.run(&batch).unwrap().into_iter().map(Result::unwrap).collect();
     assert!(answerer.max_batch() >= batch.len());
     let best: Vec<usize> = answers.iter().map(|answer| answer.matches[0].question).collect();
     assert_eq!(best, [0, 0, 2]);
@@ -139,7 +139,7 @@ fn a_new_file_takes_over_with_the_next_batch() {
     let mut answerer = Answerer::new(live.clone());
     let ask = |answerer: &mut Answerer| {
         let question = Question { text: "lost password".to_owned(), top: Some(1) };
-        answerer.run(vec![question]).remove(0).unwrap()
+        answerer.run(&[question]).unwrap().remove(0).unwrap()
     };
     let before = ask(&mut answerer);
     std::fs::write(&path, "damaged").unwrap();

@@ -70,7 +70,8 @@ fn only_config_reads_the_environment() {
 #[test]
 fn only_the_root_builds_executors() {
     for module in ["batch", "cli", "config", "http", "service"] {
-        let words = ["Classifier::new", "Answerer::new", "Decoder::new", "CandleEngine::new"];
+        let words =
+            ["Classifier::new", "Answerer::new", "Decoder::new", "CandleEngine::new", "CpuEngine::new"];
         assert_eq!(offences(&under(module), &words), [""; 0]);
     }
 }

@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 
 use convoy::batch::Executor;
 use convoy::image::{DecodeOptions, Prepared, prepare};
+use convoy::vision::cpu::CpuOptions;
 use convoy::vision::random::Recipe;
 use convoy::vision::weights::WeightsError;
-use convoy::vision::{Arch, CandleEngine, Checkpoint, Classifier, ClassifyInput, Engine, INPUT_SIZE};
+use convoy::vision::{
+    Arch, CandleEngine, Checkpoint, Classifier, ClassifyInput, CpuEngine, Engine, INPUT_SIZE,
+};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
-const THREADS: usize = 2;
-const BATCH: usize = 8;
+const OPTIONS: CpuOptions = CpuOptions { max_batch: 8, threads: 2 };
 
 #[test]
 fn a_random_checkpoint_is_recognised_and_read_back() {
@@ -64,27 +66,37 @@ fn the_first_of_every_kind_of_fault_is_named() {
 
 #[test]
 fn logits_are_the_publishers() {
-    let Some((shared, mut engine)) = published() else { return };
+    let Some((shared, mut checkpoint)) = published() else { return };
+    let mut engines: [Box<dyn Engine>; 2] = [
+        Box::new(CandleEngine::new(checkpoint.network().unwrap(), OPTIONS.threads).unwrap()),
+        Box::new(CpuEngine::new(&mut checkpoint, OPTIONS).unwrap()),
+    ];
     let references: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(include_str!("golden/lite0_logits.json")).unwrap();
     assert_eq!(references.len(), 8);
     for (name, reference) in references {
         let image = image::open(shared.join("fixtures/prep/A").join(&name)).unwrap().into_rgb8();
         let image = Prepared { pixels: image.into_raw(), size: INPUT_SIZE };
-        let logits = engine.forward(&[&image]).unwrap();
-        let mut classes: Vec<usize> = (0..logits.len()).collect();
-        classes.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-        assert_eq!(serde_json::json!(classes[..5]), reference["best"], "{name}");
-        let expected = reference["every_tenth"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap());
-        let differences = logits.iter().step_by(10).zip(expected).map(|(a, b)| (f64::from(*a) - b).abs());
-        let largest = differences.fold(0.0, f64::max);
-        assert!(largest < 1e-3, "{name}: {largest}");
+        for engine in &mut engines {
+            agree(&engine.forward(&[&image]).unwrap(), &reference, &name);
+        }
     }
+}
+
+fn agree(logits: &[f32], reference: &serde_json::Value, name: &str) {
+    let mut classes: Vec<usize> = (0..logits.len()).collect();
+    classes.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    assert_eq!(serde_json::json!(classes[..5]), reference["best"], "{name}");
+    let expected = reference["every_tenth"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap());
+    let differences = logits.iter().step_by(10).zip(expected).map(|(a, b)| (f64::from(*a) - b).abs());
+    let largest = differences.fold(0.0, f64::max);
+    assert!(largest < 1e-3, "{name}: {largest}");
 }
 
 #[test]
 fn it_names_what_is_in_the_photos() {
-    let Some((shared, engine)) = published() else { return };
+    let Some((shared, mut checkpoint)) = published() else { return };
+    let engine = CpuEngine::new(&mut checkpoint, OPTIONS).unwrap();
     let mut photos: Vec<PathBuf> =
         fs::read_dir(shared.join("fixtures/images")).unwrap().map(|entry| entry.unwrap().path()).collect();
     photos.sort();
@@ -95,8 +107,10 @@ fn it_names_what_is_in_the_photos() {
         image: prepare(&fs::read(path).unwrap(), &options, transform, INPUT_SIZE).unwrap(),
         top: 5,
     };
-    let mut classifier = Classifier::new(Box::new(engine), BATCH);
-    let answers = photos.chunks(BATCH).flat_map(|photos| classifier.run(photos.iter().map(input).collect()));
+    let mut classifier = Classifier::new(Box::new(engine), OPTIONS.max_batch);
+    let answers = photos
+        .chunks(OPTIONS.max_batch)
+        .flat_map(|photos| classifier.run(&photos.iter().map(input).collect::<Vec<_>>()).unwrap());
     let (mut best, mut among) = (0, 0);
     for (index, answer) in answers.enumerate() {
         let class = index as u32 * 1000 / 64;
@@ -108,8 +122,8 @@ fn it_names_what_is_in_the_photos() {
     assert!(among >= 61, "{among} of 64 among the best five");
 }
 
-/// The shared fixtures and the network with the published weights, where both are.
-fn published() -> Option<(PathBuf, CandleEngine)> {
+/// The shared fixtures and the published weights, where both are.
+fn published() -> Option<(PathBuf, Checkpoint)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (shared, weights) =
         (root.join("../shared"), root.join(".cache/weights/efficientnet-lite0.safetensors"));
@@ -117,8 +131,8 @@ fn published() -> Option<(PathBuf, CandleEngine)> {
         return None;
     }
     assert!(weights.is_file(), "{} is missing: run `make fixtures`", weights.display());
-    let mut checkpoint = Checkpoint::open(&weights, None).unwrap();
+    let checkpoint = Checkpoint::open(&weights, None).unwrap();
     let info = checkpoint.info();
     assert_eq!((info.arch, info.classes, info.random), (Arch::EfficientNetLite0, 1000, false));
-    Some((shared, CandleEngine::new(checkpoint.network().unwrap(), THREADS).unwrap()))
+    Some((shared, checkpoint))
 }

@@ -33,8 +33,7 @@ fn max_difference(a: &[f32], b: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 fn random_engine(recipe: &Recipe) -> CandleEngine {
-    CandleEngine::new(Network::read(recipe.arch, recipe.classes, &mut recipe.clone()).unwrap(), THREADS)
-        .unwrap()
+    CandleEngine::new(Network::read(&mut recipe.clone()).unwrap(), THREADS).unwrap()
 }
 
 fn random_image(name: &str) -> Prepared {
@@ -86,7 +85,7 @@ fn a_classifier_warms_up_and_ranks_what_the_engine_puts_out() {
     classifier.warm_up().unwrap();
     let image = random_image("image");
     let logits = random_engine(&recipe).forward(&[&image]).unwrap();
-    let answers = classifier.run(vec![ClassifyInput { image, top: 5 }]);
+    let answers = classifier.run(&[ClassifyInput { image, top: 5 }]).unwrap();
     let predictions = answers[0].as_ref().unwrap();
     let best = (0..5).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
     assert_eq!(predictions[0].class as usize, best);

@@ -2,6 +2,7 @@
 //! shared fixtures are.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stdout, reason = "how close the logits are, for whoever asks with --nocapture")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ const TOLERANCE: f64 = 1e-3;
 const OPTIONS: CpuOptions = CpuOptions { max_batch: 8, threads: 2 };
 const SIDE: usize = INPUT_SIZE as usize;
 
-fn network(recipe: &Recipe) -> Network {
-    Network::read(recipe.arch, recipe.classes, &mut recipe.clone()).unwrap()
+fn engine(recipe: &Recipe) -> CpuEngine {
+    CpuEngine::new(&mut recipe.clone(), OPTIONS).unwrap()
 }
 
 fn random_image(name: &str) -> Prepared {
@@ -39,8 +40,9 @@ fn every_depth_agrees_with_candle() {
     let image = random_image("image");
     for arch in Arch::ALL {
         let recipe = Recipe { classes: 11, fc_sd: 0.05, ..Recipe::new(arch) };
-        let expected = CandleEngine::new(network(&recipe), 2).unwrap().forward(&[&image]).unwrap();
-        let logits = CpuEngine::new(network(&recipe), OPTIONS).unwrap().forward(&[&image]).unwrap();
+        let network = Network::read(&mut recipe.clone()).unwrap();
+        let expected = CandleEngine::new(network, 2).unwrap().forward(&[&image]).unwrap();
+        let logits = engine(&recipe).forward(&[&image]).unwrap();
         let difference = max_difference(&logits, expected.iter().map(|&v| f64::from(v)));
         assert!(difference < TOLERANCE, "{arch}: {difference}");
     }
@@ -50,7 +52,7 @@ fn every_depth_agrees_with_candle() {
 fn an_image_scores_the_same_alone_in_any_batch_and_on_any_number_of_threads() {
     for arch in [Arch::ResNet18, Arch::ResNet50] {
         let engine = |max_batch, threads| {
-            CpuEngine::new(network(&Recipe::new(arch)), CpuOptions { max_batch, threads }).unwrap()
+            CpuEngine::new(&mut Recipe::new(arch), CpuOptions { max_batch, threads }).unwrap()
         };
         let images: Vec<Prepared> = (0..5).map(|n| random_image(&format!("image.{n}"))).collect();
         let images: Vec<&Prepared> = images.iter().collect();
@@ -63,10 +65,25 @@ fn an_image_scores_the_same_alone_in_any_batch_and_on_any_number_of_threads() {
     }
 }
 
+/// Weights and a quarter, and 60 MB: what an engine may keep for batches of eight.
+#[test]
+fn memory_is_that_of_the_weights_and_little_more() {
+    for arch in [Arch::ResNet50, Arch::ResNet152, Arch::EfficientNetLite0] {
+        let recipe = Recipe::new(arch);
+        let mut engine = engine(&recipe);
+        let executor = engine.executor();
+        let weights = 4 * arch.parameters(recipe.classes);
+        let bytes = executor.weight_bytes() + executor.working_bytes();
+        println!("{arch}: {bytes} bytes for {weights} of weights, {} of work", executor.working_bytes());
+        assert!(bytes <= weights + weights / 4 + 60_000_000, "{arch}: {bytes} bytes");
+        assert!(executor.weight_bytes() > weights * 9 / 10, "{arch}");
+    }
+}
+
 #[test]
 fn an_image_of_another_size_is_refused() {
     let recipe = Recipe { classes: 2, ..Recipe::new(Arch::ResNet18) };
-    let mut engine = CpuEngine::new(network(&recipe), OPTIONS).unwrap();
+    let mut engine = engine(&recipe);
     let mut image = random_image("image");
     image.pixels.pop();
     assert!(engine.forward(&[&image]).is_err());
@@ -103,7 +120,7 @@ fn every_resnet_agrees_with_torch_on_random_weights() {
         .concat();
     for arch in Arch::ALL.into_iter().filter(|&arch| arch != Arch::EfficientNetLite0) {
         let recipe = Recipe { fc_sd: 0.05, ..Recipe::new(arch) };
-        let logits = CpuEngine::new(network(&recipe), OPTIONS).unwrap().logits(&input);
+        let logits = engine(&recipe).logits(&input);
         let rows = refs[arch.name()]["logits_f64"].as_array().unwrap();
         let expected = rows.iter().flat_map(|row| row.as_array().unwrap()).map(|v| v.as_f64().unwrap());
         let difference = max_difference(&logits, expected);
@@ -122,8 +139,7 @@ fn agree(model: &str, limit: usize) {
     let Some(shared) = shared() else { return };
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(".cache/weights/{model}.safetensors"));
     assert!(weights.exists(), "{} is missing: `make test` expands it", weights.display());
-    let network = Checkpoint::open(&weights, None).unwrap().network().unwrap();
-    let mut engine = CpuEngine::new(network, OPTIONS).unwrap();
+    let mut engine = CpuEngine::new(&mut Checkpoint::open(&weights, None).unwrap(), OPTIONS).unwrap();
     for mode in ["A", "B"] {
         let refs = fs::read(shared.join(format!("fixtures/refs/{model}__{mode}.safetensors"))).unwrap();
         let refs = SafeTensors::deserialize(&refs).unwrap();

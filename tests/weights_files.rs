@@ -65,6 +65,14 @@ struct Rounded(Recipe, Rounding);
 type Rounding = fn(f32) -> f32;
 
 impl TensorSource for Rounded {
+    fn arch(&self) -> Arch {
+        self.0.arch
+    }
+
+    fn classes(&self) -> usize {
+        self.0.classes
+    }
+
     fn tensor(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, WeightsError> {
         Ok(self.0.tensor(spec)?.into_iter().map(self.1).collect())
     }
@@ -92,7 +100,7 @@ fn a_random_checkpoint_is_read_back_bit_for_bit_and_marked_as_random() {
         (info.name.as_str(), info.arch, info.classes, info.random),
         ("model", Arch::ResNet18, CLASSES, true)
     );
-    let written = Network::read(Arch::ResNet18, CLASSES, &mut recipe.clone()).unwrap();
+    let written = Network::read(&mut recipe.clone()).unwrap();
     assert_same(&checkpoint.network().unwrap(), &written);
     let raw = fs::read(&scratch.path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&raw).unwrap();
@@ -112,7 +120,7 @@ fn f16_and_bf16_load_as_their_rounded_numbers_and_counters_are_optional() {
         let scratch = Scratch::new(&encode(&tensors(), dtype));
         let mut checkpoint = scratch.open(Some(Arch::ResNet18)).unwrap();
         assert!(!checkpoint.info().random);
-        let expected = Network::read(Arch::ResNet18, CLASSES, &mut Rounded(recipe(), rounding)).unwrap();
+        let expected = Network::read(&mut Rounded(recipe(), rounding)).unwrap();
         assert_same(&checkpoint.network().unwrap(), &expected);
     }
 }

@@ -2,10 +2,12 @@
 
     python benches/compare/compare.py WEIGHTS.safetensors [--batch 1 8] [--threads 1 2] [--rounds 9] [--engines ...]
 
+What the others need is installed with pip into .cache/compare at the first run (requirements.txt; some gigabytes).
+
 Every engine lives in a process of its own (worker.py, convoy.rs) that prints one JSON line when it is warm, and then, for
 each line with a number, runs so many passes and prints how long they took. Rounds visit the engines one after the other,
-so that what else the machine does hits all alike. Engines that are not installed are left out. The table gives the median
-over the rounds of images a second, and the ratio to ONNX Runtime as the median of the ratios within each round.
+so that what else the machine does hits all alike; all run at the niceness that convoy gives its threads. The table gives
+the median over the rounds of images a second, and the ratio to ONNX Runtime as the median of the ratios within each round.
 """
 
 import argparse
@@ -15,10 +17,26 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+VENV = os.path.join(ROOT, ".cache", "compare")
 ENGINES = ["onnxruntime", "openvino", "torch", "convoy"]
+
+
+def set_up():
+    """Goes on in an environment that has what requirements.txt lists, made where there is none."""
+    if os.path.realpath(sys.prefix) == os.path.realpath(VENV):
+        return
+    python, ready = os.path.join(VENV, "bin", "python"), os.path.join(VENV, "ready")
+    if not os.path.exists(ready):
+        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", os.path.join(HERE, "requirements.txt")], check=True)
+        open(ready, "w").close()
+    os.execv(python, [python, os.path.abspath(__file__), *sys.argv[1:]])
 
 
 def build():
@@ -31,7 +49,8 @@ def build():
 
 class Worker:
     def __init__(self, command):
-        self.process = subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(["nice", *command], cwd=HERE, stdin=pipe, stdout=pipe, text=True)
         self.hello = self.read()
 
     def read(self):
@@ -55,21 +74,41 @@ class Worker:
         self.process.wait()
 
 
-def start(engine, convoy, args, batch, threads):
-    command = [convoy] if engine == "convoy" else [sys.executable, os.path.join(HERE, "worker.py"), engine]
+def await_quiet(limit):
+    """Waits until nine tenths of the machine have been idle for a moment, or so many seconds have passed."""
+
+    def clocks():
+        with open("/proc/stat") as stat:
+            values = [int(value) for value in stat.readline().split()[1:9]]
+        return values[3] + values[4], sum(values)
+
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        idle, total = clocks()
+        time.sleep(0.25)
+        later = clocks()
+        if later[0] - idle >= 0.9 * (later[1] - total):
+            return
+
+
+def start(engine, convoy, args, model, batch, threads):
+    weights, numbers = os.path.abspath(args.weights), [str(batch), str(threads)]
+    others = [sys.executable, "-W", "ignore", os.path.join(HERE, "worker.py"), engine, weights, model]
+    command = [convoy, weights] if engine == "convoy" else others
     try:
-        return Worker([*command, os.path.abspath(args.weights), str(batch), str(threads)])
+        return Worker([*command, *numbers])
     except (RuntimeError, OSError) as error:
         print(f"{engine} is left out: {error}", file=sys.stderr)
         return None
 
 
-def compare(args, convoy, batch, threads):
-    workers = {engine: start(engine, convoy, args, batch, threads) for engine in args.engines}
+def compare(args, convoy, model, batch, threads):
+    workers = {engine: start(engine, convoy, args, model, batch, threads) for engine in args.engines}
     workers = {engine: worker for engine, worker in workers.items() if worker}
     rates = {engine: [] for engine in workers}
     for _ in range(args.rounds):
         for engine, worker in workers.items():
+            await_quiet(args.quiet)
             rates[engine].append(batch * args.passes / worker.run(args.passes)[args.clock])
     first = next(iter(workers))
     for engine, worker in workers.items():
@@ -93,15 +132,22 @@ def main():
     parser.add_argument("--passes", type=int, default=1, help="forward passes of an engine in one round")
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu on a machine that is busy")
+    parser.add_argument("--quiet", type=float, default=0, help="seconds to wait for an idle machine before each turn")
     parser.add_argument("--convoy", metavar="PATH", help="convoy's worker where it is built already")
     args = parser.parse_args()
+    set_up()
+    import network
+
     convoy = args.convoy or (build() if "convoy" in args.engines else None)
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     print(f"{os.path.basename(args.weights)}, {cpu or platform.processor()}, {os.cpu_count()} cores, {args.clock} time")
     print("batch threads  engine       version                images/s      min      max    ratio |logits|  peak MB")
-    for batch in args.batch:
-        for threads in args.threads:
-            compare(args, convoy, batch, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        model = os.path.join(folder, "model.onnx")
+        network.write_onnx(network.Folded(args.weights), model)
+        for batch in args.batch:
+            for threads in args.threads:
+                compare(args, convoy, model, batch, threads)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ fn main() -> Result<()> {
     };
     let (max_batch, threads) = (batch.parse()?, threads.parse()?);
     let started = Instant::now();
-    let network = Checkpoint::open(Path::new(weights), None)?.network()?;
-    let mut engine = CpuEngine::new(network, CpuOptions { max_batch, threads })?;
+    let mut checkpoint = Checkpoint::open(Path::new(weights), None)?;
+    let mut engine = CpuEngine::new(&mut checkpoint, CpuOptions { max_batch, threads })?;
     let load = started.elapsed().as_secs_f64();
     let images: Vec<Prepared> = (0..max_batch).map(image).collect();
     let images: Vec<&Prepared> = images.iter().collect();

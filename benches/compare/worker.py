@@ -1,37 +1,29 @@
-"""One engine in a process of its own: `worker.py ENGINE WEIGHTS BATCH THREADS`. Speaks the protocol of compare.py."""
+"""One engine in a process of its own: `worker.py ENGINE WEIGHTS ONNX BATCH THREADS`. Speaks the protocol of compare.py."""
 
 import json
-import os
 import sys
-import tempfile
 import time
 
 import network
 
 
-def onnx_file(weights):
-    path = os.path.join(tempfile.mkdtemp(), "model.onnx")
-    network.write_onnx(weights, path)
-    return path
-
-
-def onnxruntime(weights, batch, threads):
+def onnxruntime(folded, model, batch, threads):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = ort.InferenceSession(onnx_file(weights), options, providers=["CPUExecutionProvider"])
-    image = network.normalised(batch)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    image = network.normalised(folded, batch)
     return ort.__version__, lambda: session.run(None, {"image": image})[0]
 
 
-def openvino(weights, batch, threads):
+def openvino(folded, model, batch, threads):
     import openvino as ov
 
     core = ov.Core()
-    model = core.read_model(onnx_file(weights))
+    model = core.read_model(model)
     model.reshape([batch, 3, network.SIDE, network.SIDE])
     config = {
         "INFERENCE_NUM_THREADS": threads,
@@ -40,24 +32,22 @@ def openvino(weights, batch, threads):
         "INFERENCE_PRECISION_HINT": "f32",
     }
     compiled = core.compile_model(model, "CPU", config)
-    request, image = compiled.create_infer_request(), network.normalised(batch)
+    request, image = compiled.create_infer_request(), network.normalised(folded, batch)
 
     def run():
         request.infer({0: image})
         return request.get_output_tensor(0).data.copy()
 
-    return ov.__version__, run
+    return ov.__version__.split("-")[0], run
 
 
-def torch(weights, batch, threads):
+def torch(folded, _model, batch, threads):
     import torch
 
     torch.set_num_threads(threads)
-    image = torch.from_numpy(network.normalised(batch)).to(memory_format=torch.channels_last)
-    folded = network.Folded(weights)
+    image = torch.from_numpy(network.normalised(folded, batch)).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         traced = torch.jit.trace(lambda x: network.walk(folded, network.TorchOps(x)), image, check_trace=False)
-    del folded
 
     def run():
         with torch.inference_mode():
@@ -67,8 +57,9 @@ def torch(weights, batch, threads):
 
 
 def main():
-    name, weights, batch, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    version, run = {"onnxruntime": onnxruntime, "openvino": openvino, "torch": torch}[name](weights, batch, threads)
+    name, weights, model, batch, threads = sys.argv[1:]
+    engine = {"onnxruntime": onnxruntime, "openvino": openvino, "torch": torch}[name]
+    version, run = engine(network.Folded(weights), model, int(batch), int(threads))
     logits = run()
     run()
     print(json.dumps({"version": version, "logits": logits.reshape(-1).tolist()}), flush=True)

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use kernels::conv::{
-    Activation, ConvError, Executor, ExecutorOptions, Head, Map, Method, Op, Panels, Place, Step, Window,
+    Activation, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Op, Panels, Place, Step,
+    Window,
 };
 
 /// Sizes around tiles, panels and registers.
@@ -34,6 +35,18 @@ impl Pictures {
     fn noise(seed: u64, [batch, height, width, channels]: [usize; 4]) -> Self {
         let at = noise(seed, batch * height * width * channels).into_iter().map(f64::from).collect();
         Self { batch, height, width, channels, at }
+    }
+
+    /// The same with so many rows and columns of zeros more at the end.
+    fn grown(&self, by: usize) -> Self {
+        let (height, width) = (self.height + by, self.width + by);
+        let mut grown = Self { height, width, at: Vec::new(), ..*self };
+        let zeros = vec![0.0; self.channels];
+        for at in 0..self.batch * height * width {
+            let (image, y, x) = (at / (height * width), at / width % height, at % width);
+            grown.at.extend(self.pixel(image, y as isize, x as isize).unwrap_or(&zeros));
+        }
+        grown
     }
 
     fn pixel(&self, image: usize, y: isize, x: isize) -> Option<&[f64]> {
@@ -227,6 +240,27 @@ fn products_are_right_at_every_size_of_every_dimension() {
     }
 }
 
+/// Batch, height, width, inputs and outputs, of which one has each of [`SIZES`] and the others are those of `base`.
+fn one_at_a_time(base: [usize; 5]) -> impl Iterator<Item = [usize; 5]> {
+    (0..5).flat_map(move |at| {
+        SIZES.into_iter().map(move |size| std::array::from_fn(|n| if n == at { size } else { base[n] }))
+    })
+}
+
+#[test]
+fn implicit_products_are_right_at_every_size_of_every_dimension() {
+    for [batch, height, width, inputs, outputs] in one_at_a_time([2, 5, 6, 9, 17]) {
+        for window in [same(3, 1), same(3, 2), same(5, 2)] {
+            for bordered in [false, true] {
+                let case = Case::new([batch, height, width, inputs], outputs, window);
+                let kernel = if bordered { Kernel::Rows } else { Kernel::Implicit };
+                assert_eq!(Case { bordered, ..case }.step(None).kernel(), kernel);
+                Case { bordered, ..case }.check();
+            }
+        }
+    }
+}
+
 #[test]
 fn kernels_of_every_side_and_stride_are_right_at_the_edges() {
     for kernel in [1, 3, 5, 7] {
@@ -269,19 +303,23 @@ fn winograd_is_right_at_every_depth_and_batch() {
             Case { method: Method::Fastest, ..case }.check();
         }
     }
+    for batch in SIZES {
+        Case { method: Method::Fastest, ..Case::new([batch, 5, 6, 8], 17, same(3, 1)) }.check();
+    }
     // More tiles than a piece of work has, and than are transformed at once.
     let many = Case::new([4, 61, 63, 64], 16, same(3, 1));
     Case { method: Method::Fastest, ..many }.check();
 }
 
 #[test]
-fn winograd_is_chosen_where_it_applies() {
-    let method = |case: Case| Case { method: Method::Fastest, ..case }.step(None).method();
-    assert_eq!(method(Case::new([1, 7, 7, 64], 64, same(3, 1))), "winograd");
-    assert_eq!(method(Case::new([1, 7, 7, 64], 64, same(3, 2))), "product");
-    assert_eq!(method(Case::new([1, 7, 7, 64], 64, same(1, 1))), "product");
-    assert_eq!(method(Case::new([1, 7, 7, 63], 64, same(3, 1))), "product");
-    assert_eq!(Case::new([1, 7, 7, 64], 64, same(3, 1)).step(None).method(), "product");
+fn the_fastest_kernel_that_applies_is_chosen() {
+    let kernel = |case: Case| Case { method: Method::Fastest, ..case }.step(None).kernel();
+    assert_eq!(kernel(Case::new([1, 7, 7, 64], 64, same(3, 1))), Kernel::Winograd);
+    assert_eq!(kernel(Case::new([1, 7, 7, 64], 64, same(3, 2))), Kernel::Implicit);
+    assert_eq!(kernel(Case::new([1, 7, 7, 64], 64, same(1, 1))), Kernel::Pointwise);
+    assert_eq!(kernel(Case::new([1, 7, 7, 63], 64, same(3, 1))), Kernel::Implicit);
+    assert_eq!(kernel(Case { bordered: true, ..Case::new([1, 7, 7, 3], 64, same(3, 2)) }), Kernel::Rows);
+    assert_eq!(Case::new([1, 7, 7, 64], 64, same(3, 1)).step(None).kernel(), Kernel::Implicit);
 }
 
 #[test]
@@ -303,56 +341,78 @@ fn activations_and_addends_follow_the_sum() {
     }
 }
 
+/// A depthwise convolution of noise, with windows that reach `over` pixels further at the end than `window` says.
+fn check_depthwise(size: [usize; 4], window: Window, over: usize) {
+    let [_, height, width, channels] = size;
+    let input = Pictures::noise(1, size);
+    let (weight, bias) = (noise(2, channels * window.kernel.pow(2)), noise(3, channels));
+    let mut expected = input.grown(over).convolved(window, &weight, &bias, true);
+    expected.at.iter_mut().for_each(|value| *value = clamp(*value, Activation::Relu6));
+    for way in EVERY_WAY {
+        let weights = Panels::pack_depthwise(&weight, &bias, window.kernel).unwrap();
+        let op = Op::Depthwise { weights, window, activation: Activation::Relu6 };
+        let source = Place { slot: 0, map: Map::new(height, width, channels) };
+        let target = Place { slot: 1, map: Map::new(expected.height, expected.width, channels) };
+        let step = Step::new(op, source, target).unwrap();
+        let found = run(vec![step], &input, options(input.batch, way));
+        assert_close(&found, &expected.at, 1e-4, &format!("{size:?} {window:?} {over} {way:?}"));
+    }
+}
+
 #[test]
-fn depthwise_is_right_at_every_width_side_and_stride() {
-    for channels in SIZES {
-        for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)] {
-            for (height, width) in [(1, 1), (4, 3), (7, 13), (14, 14)] {
-                let input = Pictures::noise(1, [2, height, width, channels]);
-                let window = same(kernel, stride);
-                let (weight, bias) = (noise(2, channels * kernel * kernel), noise(3, channels));
-                let mut expected = input.convolved(window, &weight, &bias, true);
-                expected.at.iter_mut().for_each(|value| *value = clamp(*value, Activation::Relu6));
-                for way in EVERY_WAY {
-                    let weights = Panels::pack_depthwise(&weight, &bias, kernel).unwrap();
-                    let op = Op::Depthwise { weights, window, activation: Activation::Relu6 };
-                    let source = Place { slot: 0, map: Map::new(height, width, channels) };
-                    let target = Map::new(expected.height, expected.width, channels);
-                    let step = Step::new(op, source, Place { slot: 1, map: target }).unwrap();
-                    let found = run(vec![step], &input, options(2, way));
-                    let what = format!("{channels} {window:?} {height}x{width} {way:?}");
-                    assert_close(&found, &expected.at, 1e-4, &what);
-                }
-            }
+fn depthwise_is_right_at_every_size_of_every_dimension() {
+    for [batch, height, width, channels, _] in one_at_a_time([2, 5, 7, 17, 1]) {
+        for (kernel, stride) in [(1, 1), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1)] {
+            check_depthwise([batch, height, width, channels], same(kernel, stride), 0);
+        }
+    }
+    for (height, width) in [(1, 1), (4, 3), (7, 13), (14, 14)] {
+        for channels in SIZES {
+            check_depthwise([1, height, width, channels], same(5, 1), 0);
         }
     }
 }
 
 #[test]
-fn pooling_is_right_at_every_size() {
-    for side in SIZES {
-        for channels in [1, 17, 32] {
-            let input = Pictures::noise(1, [2, side, side, channels]);
-            let source = Place { slot: 0, map: Map::new(side, side, channels) };
-            let by_channel = |fold: fn(&mut dyn Iterator<Item = f64>) -> f64| {
-                move |taps: &[Option<&[f64]>]| -> Vec<f64> {
-                    (0..channels).map(|c| fold(&mut taps.iter().flatten().map(|pixel| pixel[c]))).collect()
-                }
-            };
-            let largest = by_channel(|values| values.fold(f64::NEG_INFINITY, f64::max));
-            let maxima = input.windows(same(3, 2), channels, largest);
-            let whole = Window { kernel: side, stride: 1, pad: 0 };
-            let mut means = input.windows(whole, channels, by_channel(|values| values.sum()));
-            means.at.iter_mut().for_each(|sum| *sum /= (side * side) as f64);
-            for way in EVERY_WAY {
-                let target = Place { slot: 1, map: Map::new(maxima.height, maxima.width, channels) };
-                let step = Step::new(Op::MaxPool { window: same(3, 2) }, source, target).unwrap();
-                assert_close(&run(vec![step], &input, options(2, way)), &maxima.at, 0.0, "largest");
-                let target = Place { slot: 1, map: Map::new(1, 1, channels) };
-                let step = Step::new(Op::AveragePool, source, target).unwrap();
-                assert_close(&run(vec![step], &input, options(2, way)), &means.at, 1e-5, "mean");
-            }
+fn depthwise_windows_may_begin_late_and_end_beyond_the_picture() {
+    for side in [2, 8, 14, 56] {
+        for (kernel, pad) in [(3, 0), (5, 1)] {
+            check_depthwise([2, side, side, 24], Window { kernel, stride: 2, pad }, 1);
         }
+    }
+}
+
+/// The largest value of each window of three, and the mean over the picture.
+fn check_pooling([batch, height, width, channels]: [usize; 4]) {
+    let input = Pictures::noise(1, [batch, height, width, channels]);
+    let source = Place { slot: 0, map: Map::new(height, width, channels) };
+    let largest = |taps: &[Option<&[f64]>], channel: usize| {
+        taps.iter().flatten().map(|pixel| pixel[channel]).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let maxima = input
+        .windows(same(3, 2), channels, |taps| (0..channels).map(|channel| largest(taps, channel)).collect());
+    let mean = |image: usize, channel: usize| {
+        let pixels = input.at[image * height * width * channels..].chunks_exact(channels);
+        pixels.take(height * width).map(|pixel| pixel[channel]).sum::<f64>() / (height * width) as f64
+    };
+    let means: Vec<f64> = (0..batch)
+        .flat_map(|image| (0..channels).map(move |channel| (image, channel)))
+        .map(|(i, c)| mean(i, c))
+        .collect();
+    for way in EVERY_WAY {
+        let target = Place { slot: 1, map: Map::new(maxima.height, maxima.width, channels) };
+        let step = Step::new(Op::MaxPool { window: same(3, 2) }, source, target).unwrap();
+        assert_close(&run(vec![step], &input, options(batch, way)), &maxima.at, 0.0, "largest");
+        let target = Place { slot: 1, map: Map::new(1, 1, channels) };
+        let step = Step::new(Op::AveragePool, source, target).unwrap();
+        assert_close(&run(vec![step], &input, options(batch, way)), &means, 1e-5, "mean");
+    }
+}
+
+#[test]
+fn pooling_is_right_at_every_size_of_every_dimension() {
+    for [batch, height, width, channels, _] in one_at_a_time([2, 6, 7, 17, 1]) {
+        check_pooling([batch, height, width, channels]);
     }
 }
 
@@ -406,6 +466,50 @@ fn a_head_that_images_pass_in_groups_changes_nothing() {
     // What leaves the head would be overwritten by the next group.
     let head = Head { steps: 3, images: 2 };
     assert!(Executor::new(chain(), ExecutorOptions { head, ..options(5, (1, false)) }).is_err());
+}
+
+/// Every kernel once, small enough for Miri: `cargo +nightly miri test -p kernels --test conv miniature`.
+#[test]
+fn a_network_in_miniature_scores_the_same_every_way() {
+    let place = |slot, side, channels| Place { slot, map: Map::new(side, side, channels) };
+    let conv = |inputs: usize, outputs: usize, window: Window, addend| Op::Conv {
+        panels: Panels::pack(
+            &noise(2, outputs * inputs * window.kernel.pow(2)),
+            &noise(3, outputs),
+            inputs,
+            window.kernel,
+        )
+        .unwrap(),
+        window,
+        activation: Activation::Relu6,
+        addend,
+        method: Method::Fastest,
+    };
+    let steps = || {
+        let weights = Panels::pack_depthwise(&noise(4, 8 * 9), &noise(5, 8), 3).unwrap();
+        let across = Op::Depthwise { weights, window: same(3, 1), activation: Activation::Linear };
+        let stem = Place { slot: 0, map: Map::input(7, 7, 3, 1) };
+        vec![
+            Step::new(conv(3, 8, same(3, 2), None), stem, place(1, 4, 8)).unwrap(),
+            Step::new(Op::MaxPool { window: same(3, 1) }, place(1, 4, 8), place(2, 4, 8)).unwrap(),
+            Step::new(across, place(2, 4, 8), place(3, 4, 8)).unwrap(),
+            Step::new(conv(8, 8, same(3, 1), Some(place(2, 4, 8))), place(3, 4, 8), place(2, 4, 8)).unwrap(),
+            Step::new(conv(8, 17, same(3, 2), None), place(2, 4, 8), place(1, 2, 17)).unwrap(),
+            Step::new(Op::AveragePool, place(1, 2, 17), place(2, 1, 17)).unwrap(),
+            Step::new(conv(17, 5, same(1, 1), None), place(2, 1, 17), place(1, 1, 5)).unwrap(),
+        ]
+    };
+    let kernels: Vec<Kernel> = steps().iter().map(Step::kernel).collect();
+    use Kernel::{AveragePool, Depthwise, Implicit, MaxPool, Pointwise, Rows, Winograd};
+    assert_eq!(kernels, [Rows, MaxPool, Depthwise, Winograd, Implicit, AveragePool, Pointwise]);
+    let input = Pictures::noise(1, [2, 7, 7, 3]);
+    let expected = run(steps(), &input, options(2, (1, true)));
+    let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+    for way in [(2, true), (1, false), (2, false)] {
+        let head = Head { steps: 2, images: 1 };
+        let found = run(steps(), &input, ExecutorOptions { head, ..options(2, way) });
+        assert_close(&found, &expected, 1e-4, &format!("{way:?}"));
+    }
 }
 
 #[test]

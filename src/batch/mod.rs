@@ -1,30 +1,62 @@
 //! Moves jobs from bounded queues through executors and brings every job exactly one answer.
 //!
-//! [`policy`] decides, [`queue`] bounds and carries, [`scheduler`] runs threads. Nothing here knows of HTTP, images,
-//! text or candle: an [`Executor`] does the work, whatever it is.
+//! | module | what it owns |
+//! |---|---|
+//! | [`cost`] | what a batch of each size costs |
+//! | [`policy`] | how many jobs run now, or until when to wait; when a newcomer would be done |
+//! | [`lineup`] | who is next: fair between flows, earliest deadline first within one |
+//! | [`dispatcher`] | the four above and the state between them, with `now` passed in |
+//! | [`queue`] | seats, jobs, tickets: the dispatcher behind a lock |
+//! | [`scheduler`] | threads that run what the dispatcher hands out |
+//!
+//! Nothing here knows of HTTP, images, text or candle: an [`Executor`] does the work, whatever it is. Everything up to
+//! `dispatcher` is pure and runs in virtual time, in tests and in `benches/simulate`.
 
+pub mod cost;
+pub mod dispatcher;
+pub mod lineup;
 pub mod policy;
 pub mod queue;
 pub mod scheduler;
+pub mod terms;
 
-pub use queue::{Full, JobError, Permit, Queue, Ticket};
+use kernels::priority::Priority;
+
+pub use cost::CostTable;
+pub use dispatcher::Refusal;
+pub use queue::{Answer, JobError, Queue, Seat, Ticket, Timing};
 pub use scheduler::{Workers, start};
+pub use terms::{Class, Client, Terms};
 
 /// Runs one batch at a time on a thread of its own.
 ///
-/// `run` returns exactly one result per input, in order. It may block and may panic: the scheduler contains the
-/// panic and answers the jobs of that batch.
+/// It may block and may panic: the scheduler contains the panic and answers the jobs of that batch.
 pub trait Executor: Send + 'static {
     /// What one job carries in.
     type Input: Send + 'static;
     /// What one job gets back.
     type Output: Send + 'static;
-    /// Why one job failed; cloned when one failure answers a whole batch.
+    /// Why one job failed; cloned when one failure answers several jobs.
     type Error: std::error::Error + Clone + Send + Sync + 'static;
 
-    /// The most inputs `run` may be given at once.
+    /// What its thread is there for.
+    const PRIORITY: Priority = Priority::Brief;
+
+    /// The most inputs `run` may be given at once, at least 1.
     fn max_batch(&self) -> usize;
 
+    /// Sizes worth timing before the first job: where the cost changes course. The largest is `max_batch`.
+    fn batch_sizes(&self) -> Vec<usize> {
+        cost::powers_of_two(self.max_batch())
+    }
+
     /// Executes one batch: one result per input, in order.
-    fn run(&mut self, batch: Vec<Self::Input>) -> Vec<Result<Self::Output, Self::Error>>;
+    ///
+    /// # Errors
+    /// The batch failed as a whole and no input is known to be at fault. The scheduler halves it and tries again until
+    /// the one that is to blame stands alone.
+    fn run(&mut self, batch: &[Self::Input]) -> Result<Results<Self>, Self::Error>;
 }
+
+/// One result per input of a batch, in order.
+pub type Results<E> = Vec<Result<<E as Executor>::Output, <E as Executor>::Error>>;

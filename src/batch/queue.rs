@@ -1,33 +1,23 @@
-//! A bounded queue in front of one executor pool: admission, jobs, and the tickets their owners wait on.
+//! A dispatcher behind a lock: seats for requests, jobs with a way back to their owners, tickets to wait on.
 //!
-//! A [`Permit`] is a seat. It is taken before any work is done for a request and is given back when its job has been
-//! answered or its owner lets go, so the number of requests in the house never exceeds the capacity. The queue does
-//! not choose what runs; that is [`super::policy`].
+//! A [`Seat`] is taken before any work is done for a request. It becomes a job with [`Seat::submit`], or is given back
+//! when its owner lets go. Dropping a [`Ticket`] takes the job out of the line at once. What runs when is decided in
+//! [`super::dispatcher`].
 
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-use super::{Executor, policy::Candidate};
+use super::{CostTable, Executor, Refusal, Terms, dispatcher::Dispatcher, lineup::Place};
 use crate::metrics::QueueMetrics;
-
-/// The queue has no seat left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the queue is full; it drains in about {} s", .retry_after.as_secs())]
-pub struct Full {
-    /// When a seat is likely to be free: queued jobs times the measured time per job, at least one second.
-    pub retry_after: Duration,
-}
 
 /// Why a job has no output.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +25,13 @@ pub enum JobError<X> {
     /// Its deadline passed before it ran.
     #[error("the deadline passed before the job ran")]
     Expired,
-    /// The executor panicked on its batch, or broke its contract.
+    /// It was accepted, then things took longer than expected, and it could only have been late.
+    #[error("the queue became too slow for the deadline")]
+    Late {
+        /// When a job like it is likely to be in time.
+        retry_after: Duration,
+    },
+    /// The executor panicked on it, or broke its contract.
     #[error("the executor failed unexpectedly; the log has the details")]
     Panicked,
     /// The executor's threads are gone.
@@ -49,33 +45,20 @@ pub enum JobError<X> {
 /// What a job comes back as.
 pub type Answer<E> = Result<<E as Executor>::Output, JobError<<E as Executor>::Error>>;
 
-/// One or more seats in a queue; dropping it frees them.
-pub struct Permit {
-    seats: OwnedSemaphorePermit,
-    metrics: QueueMetrics,
+/// Where a job's time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// In the line because every executor was busy.
+    pub queue: Duration,
+    /// In the line because the executor was waiting for company.
+    pub batch_wait: Duration,
+    /// In the executor.
+    pub execute: Duration,
+    /// Jobs in its batch.
+    pub batch: usize,
 }
 
-impl Permit {
-    /// Splits one seat off for one job, or `None` when none is left.
-    pub fn take_one(&mut self) -> Option<Permit> {
-        let seats = self.seats.split(1)?;
-        Some(Permit { seats, metrics: self.metrics.clone() })
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.metrics.depth.decrement(self.seats.num_permits() as f64);
-    }
-}
-
-impl fmt::Debug for Permit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("seats", &self.seats.num_permits()).finish()
-    }
-}
-
-/// A job on its way: input, deadline, and the way back to its owner.
+/// A job on its way: input and the way back to its owner.
 pub(super) struct Job<E: Executor> {
     pub(super) input: E::Input,
     pub(super) route: Route<E>,
@@ -83,152 +66,249 @@ pub(super) struct Job<E: Executor> {
 
 /// Everything of a job but its input.
 pub(super) struct Route<E: Executor> {
-    deadline: Instant,
+    pub(super) deadline: Instant,
     pub(super) submitted: Instant,
-    reply: oneshot::Sender<Answer<E>>,
-    _seat: Permit,
+    reply: oneshot::Sender<(Answer<E>, Timing)>,
 }
 
 impl<E: Executor> Route<E> {
     /// Brings the answer home; an owner who has left is no error.
-    pub(super) fn answer(self, answer: Answer<E>) {
-        let _owner_left = self.reply.send(answer);
+    pub(super) fn answer(self, answer: Answer<E>, timing: Timing) {
+        let _owner_left = self.reply.send((answer, timing));
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn abandoned(&self) -> bool {
+        self.reply.is_closed()
     }
 }
 
-impl<E: Executor> Candidate for Job<E> {
-    fn deadline(&self) -> Instant {
-        self.route.deadline
-    }
-
-    fn abandoned(&self) -> bool {
-        self.route.reply.is_closed()
-    }
-}
-
-/// The owner's end of a job; dropping it abandons the job.
-pub struct Ticket<E: Executor>(oneshot::Receiver<Answer<E>>);
-
-impl<E: Executor> Ticket<E> {
-    /// Blocks until the answer is there. Not for async code, which awaits the ticket.
-    pub fn wait(self) -> Answer<E> {
-        self.0.blocking_recv().unwrap_or(Err(JobError::Stopped))
-    }
-}
-
-impl<E: Executor> Future for Ticket<E> {
-    type Output = Answer<E>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|received| received.unwrap_or(Err(JobError::Stopped)))
-    }
-}
-
-/// The measured time per job across the pool, as a moving average.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    nanos_per_job: AtomicU64,
-}
-
-impl Pace {
-    /// Weight of history against the newest batch.
-    const MEMORY: u64 = 7;
-
-    /// Learns from a batch of `jobs` that took `took` while `workers` run side by side.
-    pub(super) fn record(&self, took: Duration, jobs: usize, workers: usize) {
-        let newest = took.as_nanos() as u64 / (jobs * workers).max(1) as u64;
-        let before = self.nanos_per_job.load(Ordering::Relaxed);
-        let now = if before == 0 { newest } else { (before * Self::MEMORY + newest) / (Self::MEMORY + 1) };
-        self.nanos_per_job.store(now, Ordering::Relaxed);
-    }
-
-    fn time_for(&self, jobs: usize) -> Duration {
-        Duration::from_nanos(self.nanos_per_job.load(Ordering::Relaxed).saturating_mul(jobs as u64))
-    }
-}
-
-/// The sending side of a bounded queue. Clones share the seats.
-pub struct Queue<E: Executor> {
-    seats: Arc<Semaphore>,
+/// What the queue and the scheduler's threads share.
+pub(super) struct Shared<E: Executor> {
+    pub(super) dispatcher: Mutex<Dispatcher<Job<E>>>,
+    pub(super) metrics: QueueMetrics,
     capacity: usize,
-    sender: Sender<Job<E>>,
-    pace: Arc<Pace>,
-    metrics: QueueMetrics,
+    workers: usize,
+}
+
+impl<E: Executor> Shared<E> {
+    /// Updates the gauges.
+    pub(super) fn sample(&self) {
+        let now = Instant::now();
+        let dispatcher = self.dispatcher.lock();
+        self.metrics.depth.set(dispatcher.depth() as f64);
+        self.metrics.waiting.set(dispatcher.ready() as f64);
+        self.metrics.drain.set(dispatcher.drain_seconds(now));
+        let busy = dispatcher.busy_seconds(now) / self.workers as f64;
+        let costs: Vec<_> = dispatcher.costs().rows().collect();
+        drop(dispatcher);
+        self.metrics.busy(now, busy);
+        self.metrics.costs(&costs);
+    }
+}
+
+/// A job that is ready, on its way to the place it was promised. It does not take the dispatcher's lock, so that owners and
+/// threads seldom wait for each other.
+pub(super) type Arrival<E> = (Place, Job<E>);
+
+/// Lets what has been sent take its places.
+pub(super) fn take_in<E: Executor>(
+    dispatcher: &mut Dispatcher<Job<E>>,
+    arrivals: impl IntoIterator<Item = Arrival<E>>,
+) {
+    for (place, job) in arrivals {
+        let submitted = job.route.submitted;
+        // Its owner may have left meanwhile and given the place back.
+        let _owner_left = dispatcher.submit(place, submitted, job);
+    }
+}
+
+/// The sending side of a pool. Clones share the seats.
+pub struct Queue<E: Executor> {
+    shared: Arc<Shared<E>>,
+    /// The threads end when the last clone is gone.
+    intake: Sender<Arrival<E>>,
 }
 
 impl<E: Executor> Clone for Queue<E> {
     fn clone(&self) -> Self {
-        Self {
-            seats: self.seats.clone(),
-            capacity: self.capacity,
-            sender: self.sender.clone(),
-            pace: self.pace.clone(),
-            metrics: self.metrics.clone(),
-        }
+        Self { shared: self.shared.clone(), intake: self.intake.clone() }
+    }
+}
+
+impl<E: Executor> fmt::Debug for Queue<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("depth", &self.depth()).field("capacity", &self.capacity()).finish()
     }
 }
 
 impl<E: Executor> Queue<E> {
-    pub(super) fn new(capacity: usize, metrics: QueueMetrics) -> (Self, Receiver<Job<E>>, Arc<Pace>) {
-        let (sender, receiver) = crossbeam_channel::bounded(capacity);
-        let pace = Arc::new(Pace::default());
-        let seats = Arc::new(Semaphore::new(capacity));
-        (Self { seats, capacity, sender, pace: pace.clone(), metrics }, receiver, pace)
+    pub(super) fn new(
+        capacity: usize,
+        workers: usize,
+        costs: CostTable,
+        metrics: QueueMetrics,
+    ) -> (Self, Arc<Shared<E>>, Receiver<Arrival<E>>) {
+        // Every job has a seat, so there is always room for one.
+        let (intake, arrivals) = bounded(capacity);
+        let dispatcher = Mutex::new(Dispatcher::new(capacity, workers, costs));
+        let shared = Arc::new(Shared { dispatcher, metrics, capacity, workers: workers.max(1) });
+        (Self { shared: shared.clone(), intake }, shared, arrivals)
     }
 
     /// Seats in all.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.shared.capacity
     }
 
     /// Seats taken now.
     pub fn depth(&self) -> usize {
-        self.capacity - self.seats.available_permits()
+        self.shared.dispatcher.lock().depth()
     }
 
-    /// Takes `count` seats at once, or says when to come back. Never waits.
+    /// What batches cost, as known now.
+    pub fn costs(&self) -> CostTable {
+        self.shared.dispatcher.lock().costs().clone()
+    }
+
+    /// Updates the queue's gauges.
+    pub fn sample(&self) {
+        self.shared.sample();
+    }
+
+    /// Takes one seat, or says why not and when to come back. Never waits.
     ///
     /// # Errors
-    /// [`Full`] when fewer are free; counted as refused.
-    pub fn admit(&self, count: usize) -> Result<Permit, Full> {
-        self.try_admit(count).ok_or_else(|| {
-            self.metrics.refused.increment(count as u64);
-            Full { retry_after: self.retry_after() }
-        })
+    /// [`Refusal`], counted as refused.
+    pub fn admit(&self, terms: &Terms) -> Result<Seat<E>, Refusal> {
+        let mut seats = self.admit_many(terms, 1)?;
+        Ok(seats.pop().expect("bug: one seat was asked for"))
     }
 
-    /// Takes `count` seats at once if they are free; nothing is counted as refused.
-    pub fn try_admit(&self, count: usize) -> Option<Permit> {
-        let wanted = u32::try_from(count).ok()?;
-        let seats = self.seats.clone().try_acquire_many_owned(wanted).ok()?;
-        self.metrics.depth.increment(count as f64);
-        Some(Permit { seats, metrics: self.metrics.clone() })
-    }
-
-    /// Queues one job on one seat.
+    /// Takes `count` seats, all or none.
     ///
-    /// # Panics
-    /// When `seat` holds more than one seat: the caller splits them with [`Permit::take_one`].
-    pub fn submit(&self, seat: Permit, input: E::Input, deadline: Instant) -> Ticket<E> {
-        assert_eq!(seat.seats.num_permits(), 1, "bug: a job needs exactly one seat");
-        let (reply, ticket) = oneshot::channel();
-        let route = Route { deadline, submitted: Instant::now(), reply, _seat: seat };
-        // A seat is a place in the channel, so it is never full; a closed one drops the job, and with it `reply`:
-        // the ticket then says `Stopped`.
-        let _closed = self.sender.try_send(Job { input, route });
-        Ticket(ticket)
+    /// # Errors
+    /// [`Refusal`], counted as refused.
+    pub fn admit_many(&self, terms: &Terms, count: usize) -> Result<Vec<Seat<E>>, Refusal> {
+        self.try_admit(terms, count).inspect_err(|refusal| self.count_refused(refusal, count))
     }
 
-    fn retry_after(&self) -> Duration {
-        let wait = self.pace.time_for(self.depth());
-        Duration::from_secs(wait.as_secs_f64().ceil().max(1.0) as u64)
+    /// Takes `count` seats, all or none; nothing is counted as refused.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn try_admit(&self, terms: &Terms, count: usize) -> Result<Vec<Seat<E>>, Refusal> {
+        let places = self.shared.dispatcher.lock().admit(Instant::now(), terms, count)?;
+        Ok(places.into_iter().map(|place| Seat { queue: self.clone(), place: Some(place) }).collect())
+    }
+
+    fn count_refused(&self, refusal: &Refusal, count: usize) {
+        let counter = match refusal {
+            Refusal::Full { .. } => &self.shared.metrics.refused_full,
+            Refusal::Late { .. } | Refusal::Hopeless { .. } => &self.shared.metrics.refused_late,
+        };
+        counter.increment(count as u64);
+    }
+}
+
+/// A place in the line for one job that is on its way. Dropping it gives the place back.
+pub struct Seat<E: Executor> {
+    queue: Queue<E>,
+    /// `None` once it was used.
+    place: Option<Place>,
+}
+
+impl<E: Executor> Seat<E> {
+    /// The request has been received whole; its preparation begins.
+    pub fn received(&self) {
+        if let Some(place) = self.place {
+            self.queue.shared.dispatcher.lock().received(place, Instant::now());
+        }
+    }
+
+    /// Changes the deadline, when only the body told it.
+    pub fn reschedule(&mut self, deadline: Instant) {
+        if let Some(place) = self.place {
+            let moved = self.queue.shared.dispatcher.lock().reschedule(place, deadline);
+            self.place = moved.or(self.place);
+        }
+    }
+
+    /// Queues the job of this seat.
+    pub fn submit(mut self, input: E::Input) -> Ticket<E> {
+        let place = self.place.take().expect("bug: a seat is submitted once");
+        let (reply, answer) = oneshot::channel();
+        let route = Route { deadline: place.deadline(), submitted: Instant::now(), reply };
+        // A job that nobody takes is dropped, and its ticket then says `Stopped`.
+        let _not_taken = self.queue.intake.try_send((place, Job { input, route }));
+        Ticket { answer, shared: self.queue.shared.clone(), place, answered: false }
+    }
+}
+
+impl<E: Executor> Drop for Seat<E> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.queue.shared.dispatcher.lock().cancel(place);
+        }
+    }
+}
+
+impl<E: Executor> fmt::Debug for Seat<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// The owner's end of a job; dropping it takes the job out of the line.
+pub struct Ticket<E: Executor> {
+    answer: oneshot::Receiver<(Answer<E>, Timing)>,
+    shared: Arc<Shared<E>>,
+    place: Place,
+    answered: bool,
+}
+
+impl<E: Executor> Ticket<E> {
+    /// Blocks until the answer is there. Not for async code, which awaits the ticket.
+    pub fn wait(mut self) -> Answer<E> {
+        self.answered = true;
+        let (_, gone) = oneshot::channel();
+        let answer = std::mem::replace(&mut self.answer, gone);
+        answer.blocking_recv().map_or(Err(JobError::Stopped), |(answer, _)| answer)
+    }
+}
+
+impl<E: Executor> Future for Ticket<E> {
+    type Output = (Answer<E>, Timing);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let received = ready!(Pin::new(&mut self.answer).poll(context));
+        self.answered = true;
+        Poll::Ready(received.unwrap_or((Err(JobError::Stopped), Timing::default())))
+    }
+}
+
+impl<E: Executor> Drop for Ticket<E> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        // The reply is closed first, so that a job that has just been taken is known to be abandoned.
+        self.answer.close();
+        if self.shared.dispatcher.lock().cancel(self.place) {
+            let expired = self.place.deadline() <= Instant::now();
+            let metrics = &self.shared.metrics;
+            if expired { &metrics.expired } else { &metrics.abandoned }.increment(1);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::{
+        batch::{Results, dispatcher::Turn},
+        metrics::Metrics,
+    };
 
     struct Never;
 
@@ -239,52 +319,71 @@ mod tests {
         fn max_batch(&self) -> usize {
             1
         }
-        fn run(&mut self, _: Vec<u8>) -> Vec<Result<u8, Self::Error>> {
-            Vec::new()
+        fn run(&mut self, _: &[u8]) -> Result<Results<Self>, Self::Error> {
+            Ok(Vec::new())
         }
+    }
+
+    fn queue(capacity: usize) -> (Queue<Never>, Arc<Shared<Never>>, Receiver<Arrival<Never>>) {
+        Queue::new(capacity, 1, CostTable::unmeasured(1), Metrics::new().queue("test"))
+    }
+
+    /// The next turn once everything sent has arrived.
+    fn turn(shared: &Shared<Never>, arrivals: &Receiver<Arrival<Never>>) -> Turn<Job<Never>> {
+        let mut dispatcher = shared.dispatcher.lock();
+        take_in(&mut dispatcher, arrivals.try_iter());
+        dispatcher.next(Instant::now(), 0, true)
+    }
+
+    fn soon() -> Terms {
+        Terms::by(Instant::now() + Duration::from_secs(60))
     }
 
     #[test]
     fn seats_are_bounded_and_come_back() {
-        let (queue, receiver, _) = Queue::<Never>::new(3, Metrics::new().queue("test"));
-        let two = queue.admit(2).unwrap();
-        let one = queue.admit(1).unwrap();
-        assert!(queue.admit(1).is_err());
+        let (queue, shared, arrivals) = queue(3);
+        let two = queue.admit_many(&soon(), 2).unwrap();
+        let one = queue.admit(&soon()).unwrap();
+        assert!(matches!(queue.admit(&soon()), Err(Refusal::Full { .. })));
         drop(two);
         assert_eq!(queue.depth(), 1);
-        let ticket = queue.submit(one, 7, Instant::now());
+        let ticket = one.submit(7);
         assert_eq!(queue.depth(), 1, "a queued job keeps its seat");
-        drop(receiver.recv().unwrap());
+        let turn = turn(&shared, &arrivals);
+        assert_eq!((turn.batch.len(), queue.depth()), (1, 1), "and so does a running one");
+        shared.dispatcher.lock().release(1);
         assert_eq!(queue.depth(), 0);
+        drop(turn);
         assert_eq!(ticket.wait(), Err(JobError::Stopped));
     }
 
     #[test]
-    fn a_permit_splits_into_single_seats() {
-        let (queue, _receiver, _) = Queue::<Never>::new(4, Metrics::new().queue("test"));
-        let mut permit = queue.admit(2).unwrap();
-        let first = permit.take_one().unwrap();
-        let second = permit.take_one().unwrap();
-        assert!(permit.take_one().is_none());
-        drop((first, permit));
-        assert_eq!(queue.depth(), 1);
-        drop(second);
-        assert_eq!(queue.depth(), 0);
+    fn dropping_the_ticket_frees_the_seat_at_once() {
+        let (queue, shared, arrivals) = queue(1);
+        let ticket = queue.admit(&soon()).unwrap().submit(1);
+        assert!(queue.admit(&soon()).is_err());
+        drop(ticket);
+        assert!(queue.admit(&soon()).is_ok());
+        assert!(turn(&shared, &arrivals).batch.is_empty());
     }
 
     #[test]
-    fn dropping_the_ticket_abandons_the_job() {
-        let (queue, receiver, _) = Queue::<Never>::new(1, Metrics::new().queue("test"));
-        drop(queue.submit(queue.admit(1).unwrap(), 1, Instant::now()));
-        assert!(receiver.recv().unwrap().abandoned());
+    fn a_job_that_was_taken_already_is_known_to_be_abandoned() {
+        let (queue, shared, arrivals) = queue(1);
+        let ticket = queue.admit(&soon()).unwrap().submit(1);
+        let turn = turn(&shared, &arrivals);
+        assert!(!turn.batch[0].route.abandoned());
+        drop(ticket);
+        assert!(turn.batch[0].route.abandoned());
     }
 
     #[test]
-    fn retry_after_follows_the_measured_pace() {
-        let (queue, _receiver, pace) = Queue::<Never>::new(8, Metrics::new().queue("test"));
-        let _all = queue.admit(8).unwrap();
-        assert_eq!(queue.admit(1).unwrap_err().retry_after, Duration::from_secs(1));
-        pace.record(Duration::from_millis(2000), 4, 1);
-        assert_eq!(queue.admit(1).unwrap_err().retry_after, Duration::from_secs(4));
+    fn a_deadline_told_late_still_counts() {
+        let (queue, shared, arrivals) = queue(2);
+        let mut late = queue.admit(&soon()).unwrap();
+        let _first = queue.admit(&soon()).unwrap().submit(1);
+        late.reschedule(Instant::now() + Duration::from_secs(30));
+        let _second = late.submit(2);
+        assert_eq!(turn(&shared, &arrivals).batch[0].input, 2);
     }
 }

@@ -1,25 +1,25 @@
-//! The threads between a queue and its executors: take a batch, run it, answer every job, contain a panic.
+//! The threads that run what the dispatcher hands out: answer every job, contain a panic, find the one that is to blame.
 //!
-//! One executor gets one thread and owns it. A pool is several executors pulling from the same queue. Which jobs
-//! form a batch is decided in [`super::policy`].
+//! One executor gets one thread and owns it. A pool is several executors behind one line. Which jobs form a batch is
+//! decided in [`super::dispatcher`].
 
 use std::{
     any::Any,
-    iter, panic,
+    panic,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, at, bounded, never, select};
 
 use super::{
-    Executor,
-    policy::{self, Shed},
-    queue::{Job, JobError, Pace, Queue, Route},
+    CostTable, Executor,
+    dispatcher::Turn,
+    queue::{Answer, Arrival, Job, JobError, Queue, Route, Shared, Timing, take_in},
 };
 use crate::metrics::QueueMetrics;
 
@@ -64,7 +64,7 @@ impl Workers {
     }
 }
 
-/// Starts one thread per executor, all fed from one queue of `capacity` seats.
+/// Starts one thread per executor behind one line of `capacity` seats; `costs` is what their batches cost.
 ///
 /// # Errors
 /// When the operating system refuses a thread.
@@ -72,20 +72,22 @@ pub fn start<E: Executor>(
     name: &'static str,
     executors: Vec<E>,
     capacity: usize,
+    costs: CostTable,
     metrics: QueueMetrics,
 ) -> std::io::Result<(Queue<E>, Workers)> {
-    let (queue, jobs, pace) = Queue::new(capacity, metrics.clone());
     let expected = executors.len();
+    let (queue, shared, arrivals) = Queue::new(capacity, expected, costs, metrics);
     let running = Liveness { expected, running: Arc::new(AtomicUsize::new(expected)) };
     let mut threads = Vec::with_capacity(expected);
+    let nudges = (expected > 1).then(|| bounded(expected));
     for (index, executor) in executors.into_iter().enumerate() {
         let worker = Worker {
             name,
+            index,
             executor,
-            jobs: jobs.clone(),
-            pace: pace.clone(),
-            workers: expected,
-            metrics: metrics.clone(),
+            shared: shared.clone(),
+            arrivals: arrivals.clone(),
+            nudges: nudges.clone(),
         };
         let alive = Alive(running.running.clone());
         let thread = thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
@@ -107,69 +109,227 @@ impl Drop for Alive {
 
 struct Worker<E: Executor> {
     name: &'static str,
+    index: usize,
     executor: E,
-    jobs: Receiver<Job<E>>,
-    pace: Arc<Pace>,
-    workers: usize,
-    metrics: QueueMetrics,
+    shared: Arc<Shared<E>>,
+    arrivals: Receiver<Arrival<E>>,
+    /// Where there are several threads, one that leaves jobs in the line wakes another.
+    nudges: Option<(Sender<()>, Receiver<()>)>,
+}
+
+/// Jobs of one batch apart from each other: what the executor reads, and the ways back.
+struct Batch<E: Executor> {
+    inputs: Vec<E::Input>,
+    routes: Vec<Route<E>>,
+}
+
+impl<E: Executor> Batch<E> {
+    fn of(jobs: Vec<Job<E>>) -> Self {
+        let (inputs, routes) = jobs.into_iter().map(|job| (job.input, job.route)).unzip();
+        Self { inputs, routes }
+    }
+
+    /// The second half, which leaves the first.
+    fn split(&mut self) -> Self {
+        let middle = self.routes.len() / 2;
+        Self { inputs: self.inputs.split_off(middle), routes: self.routes.split_off(middle) }
+    }
 }
 
 impl<E: Executor> Worker<E> {
     fn work(mut self) {
-        while let Ok(first) = self.jobs.recv() {
-            let waiting = iter::once(first).chain(self.jobs.try_iter());
-            let formed = policy::form_batch(Instant::now(), self.executor.max_batch(), waiting);
-            for (job, reason) in formed.shed {
-                self.shed(job, reason);
-            }
-            if !formed.batch.is_empty() {
-                self.execute(formed.batch);
+        if let Err(error) = E::PRIORITY.enter() {
+            tracing::warn!(queue = self.name, %error, "no priority for this thread: questions may wait for photos");
+        }
+        let (mut open, mut ran, mut arrived) = (true, None, None);
+        loop {
+            let turn = self.turn(open, ran.take(), arrived.take());
+            let wake = turn.wake;
+            self.shed(turn.expired, turn.late);
+            if !turn.batch.is_empty() {
+                ran = Some(self.execute(turn.batch, turn.held_since));
+            } else if !open {
+                return;
+            } else {
+                (arrived, open) = self.sleep(wake);
             }
         }
     }
 
-    fn shed(&self, job: Job<E>, reason: Shed) {
-        match reason {
-            Shed::Expired => {
-                self.metrics.expired.increment(1);
-                job.route.answer(Err(JobError::Expired));
+    /// Reports the batch that ran, if any, lets in what has arrived, and asks for what is next.
+    fn turn(&self, open: bool, ran: Option<Option<usize>>, arrived: Option<Arrival<E>>) -> Turn<Job<E>> {
+        let mut dispatcher = self.shared.dispatcher.lock();
+        let now = Instant::now();
+        if let Some(size) = ran {
+            dispatcher.finish(now, self.index, size);
+        }
+        take_in(&mut dispatcher, arrived.into_iter().chain(self.arrivals.try_iter()));
+        let turn = dispatcher.next(now, self.index, open);
+        let more = dispatcher.ready() > 0 && !turn.batch.is_empty();
+        drop(dispatcher);
+        if let Some((nudge, _)) = self.nudges.as_ref().filter(|_| more) {
+            // A full channel means that every thread will look at the line anyway.
+            let _all_awake = nudge.try_send(());
+        }
+        turn
+    }
+
+    /// Sleeps until something arrives or `wake`; what arrived, and whether anything can still come.
+    fn sleep(&self, wake: Option<Instant>) -> (Option<Arrival<E>>, bool) {
+        let received = match (wake, &self.nudges) {
+            (Some(at), None) => self.arrivals.recv_deadline(at),
+            (None, None) => self.arrivals.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
+            (wake, Some((_, nudges))) => {
+                let timer = wake.map_or_else(never, at);
+                select! {
+                    recv(self.arrivals) -> arrival => arrival.map_err(|_closed| RecvTimeoutError::Disconnected),
+                    recv(nudges) -> _ => Err(RecvTimeoutError::Timeout),
+                    recv(timer) -> _ => Err(RecvTimeoutError::Timeout),
+                }
             }
-            Shed::Abandoned => self.metrics.abandoned.increment(1),
+        };
+        match received {
+            Ok(arrival) => (Some(arrival), true),
+            Err(RecvTimeoutError::Timeout) => (None, true),
+            Err(RecvTimeoutError::Disconnected) => (None, false),
         }
     }
 
-    fn execute(&mut self, batch: Vec<Job<E>>) {
+    fn shed(&self, expired: Vec<Job<E>>, late: Vec<Job<E>>) {
+        for job in expired {
+            self.shared.metrics.expired.increment(1);
+            job.route.answer(Err(JobError::Expired), Timing::default());
+        }
+        if late.is_empty() {
+            return;
+        }
+        let wait = self.shared.dispatcher.lock().drain_seconds(Instant::now());
+        for job in late {
+            self.shared.metrics.late.increment(1);
+            let retry_after = Duration::from_secs_f64(wait);
+            job.route.answer(Err(JobError::Late { retry_after }), Timing::default());
+        }
+    }
+
+    /// Runs a batch and answers its jobs. Returns its size if it went through at once: only then does its time say what
+    /// such a batch costs.
+    fn execute(&mut self, jobs: Vec<Job<E>>, held_since: Option<Instant>) -> Option<usize> {
         let started = Instant::now();
-        let (inputs, routes): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.input, job.route)).unzip();
-        self.metrics.batch_size.record(routes.len() as f64);
-        for route in &routes {
-            self.metrics.wait.record(started.duration_since(route.submitted).as_secs_f64());
+        let mut batch = Batch::of(jobs);
+        let size = batch.routes.len();
+        let timings = self.timings(&batch, started, held_since);
+        let outcome = self.attempt(&batch.inputs);
+        let took = started.elapsed();
+        self.shared.metrics.execute.record(took.as_secs_f64());
+        self.shared.dispatcher.lock().release(size);
+        match outcome {
+            Ok(results) => {
+                self.answer(batch.routes, results, |index| Timing { execute: took, ..timings[index] });
+                Some(size)
+            }
+            Err(failure) if size == 1 => {
+                self.fail(batch, failure);
+                None
+            }
+            Err(_) => {
+                tracing::warn!(queue = self.name, jobs = size, "a batch failed; halving it to find out why");
+                let second = batch.split();
+                self.bisect(vec![second, batch]);
+                None
+            }
+        }
+    }
+
+    fn timings(&self, batch: &Batch<E>, started: Instant, held_since: Option<Instant>) -> Vec<Timing> {
+        let metrics = &self.shared.metrics;
+        let size = batch.routes.len();
+        metrics.batch_size.record(size as f64);
+        let timing = |route: &Route<E>| {
+            let waited = started.saturating_duration_since(route.submitted);
+            let held = held_since.map_or(Duration::ZERO, |since| started.saturating_duration_since(since));
+            let batch_wait = held.min(waited);
+            let queue = waited - batch_wait;
+            metrics.queue.record(queue.as_secs_f64());
+            metrics.batch_wait.record(batch_wait.as_secs_f64());
+            Timing { queue, batch_wait, execute: Duration::ZERO, batch: size }
+        };
+        batch.routes.iter().map(timing).collect()
+    }
+
+    /// Runs batches that are known to hold a bad job, halving those that fail, until each bad one stands alone. Jobs whose
+    /// owner has left or whose deadline has passed meanwhile are not run again.
+    fn bisect(&mut self, mut batches: Vec<Batch<E>>) {
+        while let Some(batch) = batches.pop() {
+            let mut batch = self.still_wanted(batch);
+            let started = Instant::now();
+            match self.attempt(&batch.inputs) {
+                Ok(results) => {
+                    let timing =
+                        Timing { execute: started.elapsed(), batch: results.len(), ..Timing::default() };
+                    self.answer(batch.routes, results, |_| timing);
+                }
+                Err(failure) if batch.routes.len() == 1 => self.fail(batch, failure),
+                Err(_) => {
+                    let second = batch.split();
+                    batches.extend([second, batch]);
+                }
+            }
+        }
+    }
+
+    fn still_wanted(&self, batch: Batch<E>) -> Batch<E> {
+        let now = Instant::now();
+        let mut wanted = Batch { inputs: Vec::new(), routes: Vec::new() };
+        for (input, route) in batch.inputs.into_iter().zip(batch.routes) {
+            if route.abandoned() {
+                self.shared.metrics.abandoned.increment(1);
+            } else if route.deadline <= now {
+                self.shared.metrics.expired.increment(1);
+                route.answer(Err(JobError::Expired), Timing::default());
+            } else {
+                wanted.inputs.push(input);
+                wanted.routes.push(route);
+            }
+        }
+        wanted
+    }
+
+    /// Runs the executor; its failure as a whole is one error for all.
+    fn attempt(&mut self, inputs: &[E::Input]) -> Result<Vec<Answer<E>>, JobError<E::Error>> {
+        if inputs.is_empty() {
+            return Ok(Vec::new());
         }
         let executor = &mut self.executor;
-        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| executor.run(inputs)));
-        let took = started.elapsed();
-        self.metrics.execute.record(took.as_secs_f64());
-        self.pace.record(took, routes.len(), self.workers);
-        match outcome {
-            Ok(results) if results.len() == routes.len() => self.answer(routes, results),
-            Ok(results) => self.fail(routes, &format!("{} results came back", results.len())),
-            Err(payload) => self.fail(routes, panic_text(payload.as_ref())),
+        match panic::catch_unwind(panic::AssertUnwindSafe(|| executor.run(inputs))) {
+            Ok(Ok(results)) if results.len() == inputs.len() => {
+                Ok(results.into_iter().map(|result| result.map_err(JobError::Failed)).collect())
+            }
+            Ok(Ok(results)) => Err(self.broken(&format!("{} results for {}", results.len(), inputs.len()))),
+            Ok(Err(error)) => Err(JobError::Failed(error)),
+            Err(payload) => Err(self.broken(panic_text(payload.as_ref()))),
         }
     }
 
-    fn answer(&self, routes: Vec<Route<E>>, results: Vec<Result<E::Output, E::Error>>) {
-        for (route, result) in routes.into_iter().zip(results) {
-            let counter = if result.is_ok() { &self.metrics.ok } else { &self.metrics.failed };
+    fn broken(&self, reason: &str) -> JobError<E::Error> {
+        tracing::error!(queue = self.name, reason, "executor broke on a batch");
+        JobError::Panicked
+    }
+
+    fn answer(&self, routes: Vec<Route<E>>, results: Vec<Answer<E>>, timing: impl Fn(usize) -> Timing) {
+        for (index, (route, result)) in routes.into_iter().zip(results).enumerate() {
+            let counter = if result.is_ok() { &self.shared.metrics.ok } else { &self.shared.metrics.failed };
             counter.increment(1);
-            route.answer(result.map_err(JobError::Failed));
+            route.answer(result, timing(index));
         }
     }
 
-    fn fail(&self, routes: Vec<Route<E>>, reason: &str) {
-        tracing::error!(queue = self.name, jobs = routes.len(), reason, "executor broke on a batch");
-        for route in routes {
-            self.metrics.panicked.increment(1);
-            route.answer(Err(JobError::Panicked));
+    /// Answers the one job of `batch`.
+    fn fail(&self, batch: Batch<E>, failure: JobError<E::Error>) {
+        let metrics = &self.shared.metrics;
+        for route in batch.routes {
+            let panicked = matches!(failure, JobError::Panicked);
+            if panicked { &metrics.panicked } else { &metrics.failed }.increment(1);
+            route.answer(Err(failure.clone()), Timing::default());
         }
     }
 }
@@ -180,194 +340,4 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{batch::Ticket, metrics::Metrics};
-
-    #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-    #[error("odd input {0}")]
-    struct Odd(u32);
-
-    /// Doubles even numbers, refuses odd ones, panics on 666, and returns too few results on 777. Tells each batch
-    /// on `batches` and then waits for a turn on `turns`.
-    struct Scripted {
-        max: usize,
-        batches: crossbeam_channel::Sender<Vec<u32>>,
-        turns: Receiver<()>,
-    }
-
-    impl Executor for Scripted {
-        type Input = u32;
-        type Output = u32;
-        type Error = Odd;
-
-        fn max_batch(&self) -> usize {
-            self.max
-        }
-
-        fn run(&mut self, batch: Vec<u32>) -> Vec<Result<u32, Odd>> {
-            self.batches.send(batch.clone()).unwrap();
-            self.turns.recv().unwrap();
-            assert!(!batch.contains(&666), "scripted panic");
-            let short = usize::from(batch.contains(&777));
-            batch.iter().skip(short).map(|&n| if n % 2 == 0 { Ok(2 * n) } else { Err(Odd(n)) }).collect()
-        }
-    }
-
-    struct Stage {
-        queue: Queue<Scripted>,
-        workers: Workers,
-        batches: Receiver<Vec<u32>>,
-        turns: crossbeam_channel::Sender<()>,
-        metrics: Metrics,
-    }
-
-    impl Stage {
-        fn new(max: usize, capacity: usize) -> Self {
-            let (batches, seen) = crossbeam_channel::unbounded();
-            let (turns, granted) = crossbeam_channel::unbounded();
-            let metrics = Metrics::new();
-            let executor = Scripted { max, batches, turns: granted };
-            let (queue, workers) = start("test", vec![executor], capacity, metrics.queue("test")).unwrap();
-            Self { queue, workers, batches: seen, turns, metrics }
-        }
-
-        fn submit(&self, input: u32) -> Ticket<Scripted> {
-            self.submit_until(input, Instant::now() + Duration::from_secs(60))
-        }
-
-        fn submit_until(&self, input: u32, deadline: Instant) -> Ticket<Scripted> {
-            self.queue.submit(self.queue.admit(1).unwrap(), input, deadline)
-        }
-
-        fn batch(&self) -> Vec<u32> {
-            self.batches.recv_timeout(Duration::from_secs(20)).unwrap()
-        }
-
-        fn turn(&self) {
-            self.turns.send(()).unwrap();
-        }
-    }
-
-    #[test]
-    fn jobs_gather_behind_a_running_batch_and_get_their_own_answers() {
-        let stage = Stage::new(4, 16);
-        let first = stage.submit(2);
-        assert_eq!(stage.batch(), [2]);
-        let rest: Vec<_> = [4, 5, 6, 8, 10].into_iter().map(|n| stage.submit(n)).collect();
-        stage.turn();
-        assert_eq!(stage.batch(), [4, 5, 6, 8]);
-        stage.turn();
-        assert_eq!(stage.batch(), [10]);
-        stage.turn();
-        assert_eq!(first.wait(), Ok(4));
-        let answers: Vec<_> = rest.into_iter().map(Ticket::wait).collect();
-        assert_eq!(answers, [Ok(8), Err(JobError::Failed(Odd(5))), Ok(12), Ok(16), Ok(20)]);
-    }
-
-    #[test]
-    fn a_panic_answers_its_batch_and_the_thread_lives_on() {
-        let stage = Stage::new(4, 16);
-        for poison in [666, 777] {
-            let bad = stage.submit(poison);
-            stage.batch();
-            stage.turn();
-            assert_eq!(bad.wait(), Err(JobError::Panicked));
-        }
-        let good = stage.submit(8);
-        stage.batch();
-        stage.turn();
-        assert_eq!(good.wait(), Ok(16));
-        assert!(stage.workers.liveness().all_running());
-    }
-
-    #[test]
-    fn expired_and_abandoned_jobs_never_reach_the_executor() {
-        let stage = Stage::new(4, 16);
-        let running = stage.submit(2);
-        stage.batch();
-        let expired = stage.submit_until(4, Instant::now());
-        drop(stage.submit(6));
-        let live = stage.submit(8);
-        stage.turn();
-        assert_eq!(stage.batch(), [8]);
-        stage.turn();
-        assert_eq!((running.wait(), expired.wait(), live.wait()), (Ok(4), Err(JobError::Expired), Ok(16)));
-        let text = stage.metrics.render();
-        assert!(text.contains(r#"convoy_jobs_total{queue="test",outcome="expired"} 1"#), "{text}");
-        assert!(text.contains(r#"convoy_jobs_total{queue="test",outcome="abandoned"} 1"#), "{text}");
-    }
-
-    #[test]
-    fn dropping_the_queue_drains_and_ends_the_thread() {
-        let stage = Stage::new(2, 16);
-        let tickets: Vec<_> = (0..5).map(|n| stage.submit(2 * n)).collect();
-        (0..5).for_each(|_| stage.turn());
-        let liveness = stage.workers.liveness();
-        drop(stage.queue);
-        stage.workers.join();
-        assert!(!liveness.all_running());
-        let answers: Vec<_> = tickets.into_iter().map(Ticket::wait).collect();
-        assert_eq!(answers, (0..5).map(|n| Ok(4 * n)).collect::<Vec<_>>());
-    }
-
-    /// Answers at once; panics on multiples of 13, errs on multiples of 7.
-    struct Moody;
-
-    impl Executor for Moody {
-        type Input = u32;
-        type Output = u32;
-        type Error = Odd;
-
-        fn max_batch(&self) -> usize {
-            5
-        }
-
-        fn run(&mut self, batch: Vec<u32>) -> Vec<Result<u32, Odd>> {
-            assert!(batch.len() <= 5);
-            assert!(!batch.iter().any(|n| n % 13 == 0), "moody panic");
-            batch.into_iter().map(|n| if n % 7 == 0 { Err(Odd(n)) } else { Ok(n + 1) }).collect()
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        /// Whatever mix of good, failing, panicking, expired and abandoned jobs arrives on several threads, every
-        /// ticket that is kept is answered exactly once, with its own answer or its batch's fate.
-        #[test]
-        fn every_kept_ticket_is_answered(
-            jobs in prop::collection::vec((1u32..200, 0u8..10), 1..80),
-            workers in 1usize..4,
-        ) {
-            let executors = (0..workers).map(|_| Moody).collect();
-            let (queue, pool) = start("moody", executors, 128, Metrics::new().queue("moody")).unwrap();
-            let now = Instant::now();
-            let far = now + Duration::from_secs(60);
-            let mut kept = Vec::new();
-            for &(n, mood) in &jobs {
-                let deadline = if mood == 1 { now } else { far };
-                let ticket = queue.submit(queue.admit(1).unwrap(), n, deadline);
-                if mood != 0 { kept.push((n, mood, ticket)); }
-            }
-            let seats = queue.clone();
-            drop(queue);
-            for (n, mood, ticket) in kept {
-                match ticket.wait() {
-                    Ok(answer) => prop_assert!(answer == n + 1 && n % 7 != 0 && n % 13 != 0 && mood != 1),
-                    Err(JobError::Failed(Odd(odd))) => prop_assert!(odd == n && n % 7 == 0),
-                    Err(JobError::Expired) => prop_assert_eq!(mood, 1),
-                    Err(JobError::Panicked) => prop_assert!(mood != 1),
-                    Err(JobError::Stopped) => prop_assert!(false, "a live pool stopped"),
-                }
-            }
-            prop_assert!(pool.liveness().all_running());
-            drop(seats);
-            pool.join();
-        }
-    }
-}
+mod tests;

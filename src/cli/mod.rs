@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Standard output is for results, standard error for logs.
 
 mod faq;
+mod plan;
 mod serve;
 mod weights;
 
@@ -38,6 +39,8 @@ enum Command {
     /// Make and check classifier weights.
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Show the steps of a network's forward pass on this machine's CPU.
+    Plan(plan::PlanArgs),
 }
 
 /// Runs the command line: 0 when it did what was asked, 64 when the arguments or the configuration cannot be used, 1
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Faq(command) => faq::run(command),
         Command::Weights(command) => weights::run(command),
+        Command::Plan(args) => plan::run(&args),
     };
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    app::App,
+    app::{self, App},
     config::ServeArgs,
     http::{Ended, Shutdown},
 };
@@ -21,7 +21,7 @@ const WORKERS_END: Duration = Duration::from_secs(2);
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = args.resolve()?;
     let app = App::build(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = app::runtime()?;
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
         let listener = TcpListener::bind(config.bind)

@@ -23,7 +23,7 @@ mod scope;
 pub mod storage;
 pub mod train;
 
-use crate::batch::Executor;
+use crate::batch::{Executor, Results};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -144,12 +144,12 @@ impl Executor for Answerer {
         MAX_BATCH
     }
 
-    fn run(&mut self, batch: Vec<Question>) -> Vec<Result<Ranking, Infallible>> {
+    fn run(&mut self, batch: &[Question]) -> Result<Results<Self>, Infallible> {
         let loaded = self.live.load();
         if !Arc::ptr_eq(&loaded, &self.matcher.loaded) {
             self.matcher = Matcher::new(loaded);
         }
         let questions = batch.iter().map(|question| (question.text.as_str(), question.top));
-        self.matcher.rank_all(questions).into_iter().map(Ok).collect()
+        Ok(self.matcher.rank_all(questions).into_iter().map(Ok).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! Reads request bodies within a size and a time, and tells what kind of body was announced.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -21,12 +21,15 @@ const DISCARD_BYTES: usize = 1 << 20;
 const DISCARD_TIME: Duration = Duration::from_millis(250);
 
 /// A request's body, which a handler may or may not come to read.
-pub struct Body(Option<Incoming>);
+pub struct Body {
+    incoming: Option<Incoming>,
+    took: Option<Duration>,
+}
 
 impl Body {
     /// A body of which nothing has been read.
     pub fn new(incoming: Incoming) -> Self {
-        Self(Some(incoming))
+        Self { incoming: Some(incoming), took: None }
     }
 
     /// The whole body, at most `limits.max_body` bytes within `limits.read_timeout`; empty when read before.
@@ -35,24 +38,33 @@ impl Body {
     /// 413 before a byte is read when the announced length is too large, or as soon as the limit is passed; 408 when
     /// the client is too slow; 400 when it breaks off.
     pub async fn read(&mut self, limits: &HttpConfig) -> Result<Bytes, Failure> {
-        let Some(body) = self.0.take() else { return Ok(Bytes::new()) };
+        let Some(body) = self.incoming.take() else { return Ok(Bytes::new()) };
+        let started = Instant::now();
         if body.size_hint().lower() > limits.max_body as u64 {
             return Err(too_large(limits.max_body));
         }
         let collected = Limited::new(body, limits.max_body).collect();
         match tokio::time::timeout(limits.read_timeout, collected).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Ok(collected)) => {
+                self.took = Some(started.elapsed());
+                Ok(collected.to_bytes())
+            }
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limits.max_body)),
             Ok(Err(error)) => Err(broken_off(&error.to_string())),
             Err(_elapsed) => Err(too_slow(limits.read_timeout)),
         }
     }
 
+    /// How long reading it took, once it was read whole.
+    pub fn took(&self) -> Option<Duration> {
+        self.took
+    }
+
     /// Reads and drops a small body that nobody read; leaves a large one alone.
     ///
     /// Returns whether the connection can carry another request.
     pub async fn discard(self) -> bool {
-        let Some(body) = self.0 else { return true };
+        let Some(body) = self.incoming else { return true };
         if body.is_end_stream() {
             return true;
         }

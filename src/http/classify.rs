@@ -9,8 +9,9 @@ use super::{
     body::{self, Body},
     reply::{self, Failure, Reply},
     routes::{Ask, RANDOM_WEIGHTS},
+    timing,
 };
-use crate::config::TransformName;
+use crate::{config::TransformName, service::Photo};
 
 /// Predictions when the request names no number.
 const DEFAULT_TOP: usize = 5;
@@ -75,11 +76,13 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
     let photos = context.photos.as_ref().ok_or_else(|| Failure::not_served("photos"))?;
     check_media_type(&ask.head.headers)?;
     let query = Query::parse(ask.head.uri.query())?;
-    let seat = photos.admit(1)?;
+    let seat = photos.admit(&ask.terms)?;
     let bytes = body.read(&context.limits).await?;
+    seat.received();
     let top = query.top.unwrap_or(DEFAULT_TOP).min(photos.labels.len());
-    let predictions = photos.classify(seat, bytes, query.transform, top, ask.deadline).await?;
-    let labelled = predictions.iter().map(|prediction| Labelled {
+    let photo = Photo { bytes, transform: query.transform, top };
+    let classified = photos.classify(seat, photo, &ask.terms).await?;
+    let labelled = classified.predictions.iter().map(|prediction| Labelled {
         label: photos.labels.of(prediction.class),
         class: prediction.class,
         probability: prediction.probability,
@@ -90,7 +93,7 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         milliseconds: reply::milliseconds(ask.arrived),
         warning: photos.model.random.then_some(RANDOM_WEIGHTS),
     };
-    Ok(reply::json(StatusCode::OK, &answer))
+    Ok(timing::with(reply::json(StatusCode::OK, &answer), classified.timeline))
 }
 
 /// The body is taken for an image whatever it is called, as long as it was not plainly meant for another reader:

@@ -1,4 +1,5 @@
-//! `POST /faq`: `{"question": "...", "top": 3}`; the best matches with their texts.
+//! `POST /faq`: `{"question": "...", "top": 3}`; the best matches with their texts, or none where the question asks nothing
+//! that is known.
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,8 @@ use super::{
     body::{self, Body},
     reply::{self, Failure, Reply},
     routes::Ask,
+    terms::Parameters,
+    timing,
 };
 
 /// Matches when the request names no number.
@@ -18,11 +21,16 @@ const DEFAULT_TOP: usize = 3;
 struct Asked {
     question: String,
     top: Option<usize>,
+    #[serde(default)]
+    parameters: Parameters,
 }
 
 #[derive(Serialize)]
 struct Answer<'a> {
+    /// Empty where nothing that is known is asked.
     matches: Vec<Match<'a>>,
+    /// From 0 to 1: how likely it is that any of the originals is asked.
+    scope: f32,
     milliseconds: f64,
 }
 
@@ -42,7 +50,7 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         let message = r#"POST /faq takes Content-Type: application/json and {"question": "..."}"#;
         return Err(Failure::unsupported(message));
     }
-    let seat = questions.admit()?;
+    let mut seat = questions.admit(&ask.terms)?;
     let bytes = body.read(&context.limits).await?;
     let asked: Asked = serde_json::from_slice(&bytes)
         .map_err(|error| Failure::invalid(format!(r#"expected {{"question": "...", "top": 3}}: {error}"#)))?;
@@ -50,9 +58,15 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         return Err(Failure::invalid("`top` must be at least 1"));
     }
     let top = asked.top.unwrap_or(DEFAULT_TOP);
-    let ranking = questions.ask(seat, asked.question, Some(top), ask.deadline).await?;
-    let originals = questions.model.questions();
-    let matches = ranking.matches.iter().map(|found| {
+    let tightened = asked.parameters.tightened(&ask.terms, ask.arrived);
+    if let Some(terms) = &tightened {
+        seat.reschedule(terms.deadline);
+    }
+    let terms = tightened.unwrap_or(ask.terms);
+    let (ranking, timeline) = questions.ask(seat, asked.question, Some(top), &terms).await?;
+    let originals = ranking.model.questions();
+    let found = if ranking.in_scope() { ranking.matches.as_slice() } else { &[] };
+    let matches = found.iter().map(|found| {
         let original = &originals[found.question];
         Match {
             id: original.id,
@@ -62,6 +76,10 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
             answer: original.answer.as_deref(),
         }
     });
-    let answer = Answer { matches: matches.collect(), milliseconds: reply::milliseconds(ask.arrived) };
-    Ok(reply::json(StatusCode::OK, &answer))
+    let answer = Answer {
+        matches: matches.collect(),
+        scope: ranking.scope,
+        milliseconds: reply::milliseconds(ask.arrived),
+    };
+    Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
 }

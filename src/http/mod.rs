@@ -2,7 +2,8 @@
 //! only here.
 //!
 //! [`serve`] takes a bound listener and a shutdown future, so tests bind port 0. One file per API family; what they
-//! share is [`body`] (bounded reading), [`reply`] (answers and errors) and [`routes`] (which handler, and counting).
+//! share is [`body`] (bounded reading), [`terms`] (deadline, priority, client), [`reply`] (answers and errors), `timing` (where
+//! the time went) and [`routes`] (which handler, and counting).
 
 pub mod base64_image;
 pub mod body;
@@ -13,6 +14,8 @@ mod probes;
 pub mod reply;
 pub mod routes;
 mod score;
+pub mod terms;
+mod timing;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -57,6 +60,21 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Bounds.
     pub limits: HttpConfig,
+    /// How clients are told apart.
+    pub clients: terms::Clients,
+}
+
+impl Context {
+    /// Updates the gauges of every queue.
+    pub fn sample(&self) {
+        if let Some(photos) = &self.photos {
+            photos.decoder.sample();
+            photos.classifier.sample();
+        }
+        if let Some(questions) = &self.questions {
+            questions.queue.sample();
+        }
+    }
 }
 
 /// How a shutdown was asked for.
@@ -154,7 +172,7 @@ fn connect(
         let context = context.clone();
         move |request: Request<Incoming>| {
             let context = context.clone();
-            async move { Ok::<_, Infallible>(routes::answer(request, &context).await) }
+            async move { Ok::<_, Infallible>(routes::answer(request, peer.ip(), &context).await) }
         }
     });
     let io = TokioIo::new(Lingering::new(stream));

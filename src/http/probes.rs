@@ -24,7 +24,7 @@ pub(super) fn version(context: &Context) -> Reply {
         parts.push(format!("photos: {}{note}", photos.model.name));
     }
     if let Some(questions) = &context.questions {
-        parts.push(format!("faq: {} questions", questions.model.questions().len()));
+        parts.push(format!("faq: {} questions", questions.loaded().model().questions().len()));
     }
     reply::text(StatusCode::OK, parts.join("; "))
 }
@@ -49,13 +49,14 @@ pub(super) fn readyz(context: &Context) -> Reply {
         }
     }
     if let Some(questions) = &context.questions {
-        body["faq"] = json!({"questions": questions.model.questions().len()});
+        body["faq"] = json!({"questions": questions.loaded().model().questions().len()});
     }
     reply::json(status, &body)
 }
 
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(context: &Context) -> Reply {
+    context.sample();
     context.metrics.ready.set(if context.readiness.check().is_ok() { 1.0 } else { 0.0 });
     reply::with_type(
         StatusCode::OK,

@@ -10,9 +10,9 @@ use hyper::{
 };
 use serde::Serialize;
 
-use crate::{error::ScoreError, image::DecodeError};
+use crate::{batch::Refusal, error::ScoreError, image::DecodeError};
 
-/// Every answer of this server: a body that is complete when its head is sent.
+/// What a handler answers: a body that is complete when its head is sent.
 pub type Reply = Response<Full<Bytes>>;
 
 /// An answer of `status` with `value` as JSON.
@@ -63,6 +63,9 @@ pub struct ErrorBody<'a> {
     pub code: &'a str,
     /// For people.
     pub message: &'a str,
+    /// Milliseconds after which the request is likely to be answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -94,7 +97,8 @@ impl Failure {
 
     /// The `error` member, for answers that carry several outcomes.
     pub fn body(&self) -> ErrorBody<'_> {
-        ErrorBody { code: self.code, message: &self.message }
+        let retry_after_ms = self.retry_after.map(|wait| wait.as_millis() as u64);
+        ErrorBody { code: self.code, message: &self.message, retry_after_ms }
     }
 
     /// The answer.
@@ -102,7 +106,7 @@ impl Failure {
         let mut reply = json(self.status, &ErrorReply { error: self.body() });
         let headers = reply.headers_mut();
         if let Some(wait) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            headers.insert(RETRY_AFTER, HeaderValue::from((wait.as_secs_f64().ceil() as u64).max(1)));
         }
         if let Some(methods) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
@@ -117,14 +121,17 @@ impl Failure {
 impl From<ScoreError> for Failure {
     fn from(error: ScoreError) -> Self {
         let (status, code) = match &error {
-            ScoreError::Overloaded(_) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
-            ScoreError::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
+            ScoreError::Refused(Refusal::Hopeless { .. }) | ScoreError::DeadlineExceeded => {
+                (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded")
+            }
+            ScoreError::Refused(_) | ScoreError::Shed { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
             ScoreError::Image(error) => image_status(error),
             ScoreError::Engine(_) | ScoreError::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             ScoreError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         let retry_after = match &error {
-            ScoreError::Overloaded(full) => Some(full.retry_after),
+            ScoreError::Refused(Refusal::Full { retry_after } | Refusal::Late { retry_after })
+            | ScoreError::Shed { retry_after } => Some(*retry_after),
             ScoreError::Stopped => Some(Duration::from_secs(1)),
             _ => None,
         };

@@ -1,13 +1,14 @@
 //! Which handler a request goes to, and what is counted and logged about it.
 
 use std::{
+    net::IpAddr,
     panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use hyper::{
-    Method, Request, StatusCode,
+    Method, Request, Response, StatusCode,
     body::Incoming,
     header::{CONNECTION, HeaderName, HeaderValue},
     http::request::Parts,
@@ -18,9 +19,10 @@ use super::{
     body::Body,
     classify, faq, probes,
     reply::{Failure, Reply},
-    score,
+    score, terms,
+    timing::{self, Written},
 };
-use crate::metrics::Metrics;
+use crate::{batch::Terms, metrics::Metrics};
 
 /// Says on every answer that the classifier's weights are random.
 const WARNING: HeaderName = HeaderName::from_static("x-convoy-warning");
@@ -95,17 +97,26 @@ impl Route {
     }
 }
 
-/// Answers one request: routes it, contains a panic, counts and logs what came of it.
-pub async fn answer(request: Request<Incoming>, context: &Context) -> Reply {
+/// Answers one request: routes it, contains a panic, times, counts and logs what came of it.
+pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context) -> Response<Written> {
     let arrived = Instant::now();
     let route = Route::of(request.uri().path());
     let count = Count { route, arrived, metrics: &context.metrics, status: CLIENT_GONE };
     let (head, body) = request.into_parts();
     let mut body = Body::new(body);
-    let ask = Ask { head, arrived, deadline: arrived + context.limits.deadline };
-    let handled = AssertUnwindSafe(dispatch(route, &ask, &mut body, context)).catch_unwind().await;
+    let terms = terms::of(&head.headers, peer, arrived, &context.limits, &context.clients);
+    let handled = async {
+        let ask = Ask { head, arrived, terms: terms? };
+        dispatch(route, &ask, &mut body, context).await
+    };
+    let handled = AssertUnwindSafe(handled).catch_unwind().await;
     let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
     let mut reply = outcome.unwrap_or_else(Failure::into_reply);
+    let stages = context.metrics.stages(route.name());
+    if let Some(read) = body.took() {
+        stages.read.record(read.as_secs_f64());
+    }
+    timing::announce(&mut reply, body.took(), arrived.elapsed());
     if !body.discard().await {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -113,7 +124,7 @@ pub async fn answer(request: Request<Incoming>, context: &Context) -> Reply {
         reply.headers_mut().insert(WARNING, HeaderValue::from_static(RANDOM_WEIGHTS));
     }
     count.finish(reply.status());
-    reply
+    reply.map(|body| Written::new(body, stages.write))
 }
 
 /// What answers say while the classifier's weights are random.
@@ -130,8 +141,8 @@ pub(super) struct Ask {
     pub(super) head: Parts,
     /// When the head was there.
     pub(super) arrived: Instant,
-    /// When the answer is worth nothing any more.
-    pub(super) deadline: Instant,
+    /// By when, how urgently, on whose account.
+    pub(super) terms: Terms,
 }
 
 async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {

@@ -19,11 +19,14 @@ use super::{
     classify::Query,
     reply::{self, ErrorBody, Failure, Reply},
     routes::Ask,
+    terms::Parameters,
+    timing,
 };
 use crate::{
-    batch::Permit,
+    batch::{Seat, Terms},
     error::ScoreError,
-    service::{Photos, Questions},
+    faq::Answerer,
+    service::{Photo, PhotoSeat, Photos, Questions, Timeline, photos::Classified},
     vision::Prediction,
 };
 
@@ -36,6 +39,8 @@ const INLINE_PARSE: usize = 256 << 10;
 #[derive(Deserialize)]
 struct Scored {
     input: Input,
+    #[serde(default)]
+    parameters: Parameters,
 }
 
 enum Input {
@@ -108,55 +113,73 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         return Ok(reply::json(StatusCode::UNSUPPORTED_MEDIA_TYPE, &serde_json::json!({})));
     }
     let query = Query::parse(ask.head.uri.query())?;
-    let seats = Seats::admit(context)?;
+    let mut seats = Seats::admit(context, &ask.terms)?;
     let bytes = body.read(&context.limits).await?;
-    match parse(bytes).await? {
+    let Scored { input, parameters } = parse(bytes).await?;
+    let terms = parameters.tightened(&ask.terms, ask.arrived);
+    if let Some(terms) = &terms {
+        seats.reschedule(terms.deadline);
+    }
+    let terms = terms.unwrap_or(ask.terms);
+    match input {
         Input::Question(text) => {
             let questions = context.questions.as_ref().ok_or_else(|| Failure::not_served("questions"))?;
-            let seat = seats.for_question(questions)?;
-            score_question(questions, seat, text, ask).await
+            let seat = seats.for_question(questions, &terms)?;
+            score_question(questions, seat, text, &terms, ask.arrived).await
         }
         Input::Images(images) => {
             let photos = context.photos.as_ref().ok_or_else(|| Failure::not_served("photos"))?;
-            let seat = seats.for_photo(photos)?;
-            let batch = Images { photos, images, query, limit: context.limits.max_images };
-            batch.score(seat, ask).await
+            let seat = seats.for_photo(photos, &terms)?;
+            let batch = Images { photos, images, query, terms, limit: context.limits.max_images };
+            batch.score(seat, ask.arrived).await
         }
     }
 }
 
 /// A seat on each side that has one: admission comes before the body, and only the body tells which side it is for.
 struct Seats {
-    photo: Option<Permit>,
-    question: Option<Permit>,
+    photo: Option<PhotoSeat>,
+    question: Option<Seat<Answerer>>,
 }
 
 impl Seats {
-    /// Fails when no side has a seat left.
-    fn admit(context: &Context) -> Result<Self, ScoreError> {
-        let photo = context.photos.as_ref().and_then(|photos| photos.classifier.try_admit(1));
-        let question = context.questions.as_ref().and_then(|questions| questions.queue.try_admit(1));
+    /// Fails when no side has a seat.
+    fn admit(context: &Context, terms: &Terms) -> Result<Self, ScoreError> {
+        let photo = context.photos.as_ref().and_then(|photos| photos.try_admit(terms).ok());
+        let mut asked = context.questions.as_ref().and_then(|side| side.queue.try_admit(terms, 1).ok());
+        let question = asked.as_mut().and_then(Vec::pop);
         match (&photo, &question, &context.photos, &context.questions) {
-            (None, None, Some(photos), _) => photos.admit(1).map(|seat| Self { photo: Some(seat), question }),
+            (None, None, Some(photos), _) => {
+                photos.admit(terms).map(|seat| Self { photo: Some(seat), question })
+            }
             (None, None, None, Some(questions)) => {
-                questions.admit().map(|seat| Self { photo, question: Some(seat) })
+                questions.admit(terms).map(|seat| Self { photo, question: Some(seat) })
             }
             _ => Ok(Self { photo, question }),
         }
     }
 
-    /// Gives the other side's seat back.
-    fn for_question(self, questions: &Questions) -> Result<Permit, ScoreError> {
-        self.question.map_or_else(|| questions.admit(), Ok)
+    fn reschedule(&mut self, deadline: Instant) {
+        if let Some(seat) = &mut self.photo {
+            seat.reschedule(deadline);
+        }
+        if let Some(seat) = &mut self.question {
+            seat.reschedule(deadline);
+        }
     }
 
     /// Gives the other side's seat back.
-    fn for_photo(self, photos: &Photos) -> Result<Permit, ScoreError> {
-        self.photo.map_or_else(|| photos.admit(1), Ok)
+    fn for_question(self, questions: &Questions, terms: &Terms) -> Result<Seat<Answerer>, ScoreError> {
+        self.question.map_or_else(|| questions.admit(terms), Ok)
+    }
+
+    /// Gives the other side's seat back.
+    fn for_photo(self, photos: &Photos, terms: &Terms) -> Result<PhotoSeat, ScoreError> {
+        self.photo.map_or_else(|| photos.admit(terms), Ok)
     }
 }
 
-async fn parse(bytes: Bytes) -> Result<Input, Failure> {
+async fn parse(bytes: Bytes) -> Result<Scored, Failure> {
     let parsed = if bytes.len() <= INLINE_PARSE {
         serde_json::from_slice::<Scored>(&bytes)
     } else {
@@ -164,7 +187,7 @@ async fn parse(bytes: Bytes) -> Result<Input, Failure> {
             .await
             .expect("bug: parsing neither panics nor is cancelled")
     };
-    parsed.map(|scored| scored.input).map_err(|error| {
+    parsed.map_err(|error| {
         Failure::invalid(format!(
             r#"expected {{"input": "question"}} or {{"input": {{"name": "base64"}}}}: {error}"#
         ))
@@ -182,12 +205,13 @@ struct Answer<T> {
 
 async fn score_question(
     questions: &Questions,
-    seat: Permit,
+    seat: Seat<Answerer>,
     text: String,
-    ask: &Ask,
+    terms: &Terms,
+    arrived: Instant,
 ) -> Result<Reply, Failure> {
-    let ranking = questions.ask(seat, text, None, ask.deadline).await?;
-    let originals = questions.model.questions();
+    let (ranking, timeline) = questions.ask(seat, text, None, terms).await?;
+    let originals = ranking.model.questions();
     let triples: Vec<(i64, i64, f32)> = ranking
         .matches
         .iter()
@@ -196,33 +220,41 @@ async fn score_question(
             (original.id, original.answer_id, found.probability)
         })
         .collect();
-    Ok(reply::json(StatusCode::OK, &Answer { result: (triples, computed_in(ask.arrived)) }))
+    let answer = Answer { result: (triples, computed_in(arrived)) };
+    Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
 }
 
 struct Images<'a> {
     photos: &'a Photos,
     images: Vec<(String, Image)>,
     query: Query,
+    terms: Terms,
     limit: usize,
 }
 
+/// What became of one image while others of its request may fare otherwise.
+type Outcome = Result<Classified, Failure>;
+
 impl Images<'_> {
-    async fn score(self, seat: Permit, ask: &Ask) -> Result<Reply, Failure> {
+    async fn score(self, seat: PhotoSeat, arrived: Instant) -> Result<Reply, Failure> {
         let seats = self.seats(seat)?;
-        let scored =
-            self.images.iter().zip(seats).map(|((_, image), seat)| self.score_one(image, seat, ask.deadline));
+        seats.iter().for_each(PhotoSeat::received);
+        let scored = self.images.iter().zip(seats).map(|((_, image), seat)| self.score_one(image, seat));
         let outcomes = join_all(scored).await;
-        let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_, Failure>>()?;
+        let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<Result<_, Failure>>()?;
         if let Some(failure) = all_failed(&outcomes) {
             return Err(failure);
         }
         let keyed = self.images.iter().map(|(key, _)| key.as_str()).zip(outcomes.iter());
         let result = Keyed(keyed.map(|(key, outcome)| (key, self.wire(outcome))).collect());
-        Ok(reply::json(StatusCode::OK, &Answer { result: (result, computed_in(ask.arrived)) }))
+        let timelines = outcomes.iter().flatten().map(|classified| classified.timeline);
+        let timeline = timelines.reduce(Timeline::longest).unwrap_or_default();
+        let answer = Answer { result: (result, computed_in(arrived)) };
+        Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
     }
 
     /// A seat for every image, or none at all: a request is not half admitted.
-    fn seats(&self, first: Permit) -> Result<Vec<Permit>, Failure> {
+    fn seats(&self, first: PhotoSeat) -> Result<Vec<PhotoSeat>, Failure> {
         let count = self.images.len();
         if count == 0 {
             return Err(Failure::invalid("`input` holds no image"));
@@ -231,35 +263,36 @@ impl Images<'_> {
             let message = format!("{count} images in one request; at most {} (--max-images)", self.limit);
             return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", message));
         }
-        let mut rest = self.photos.admit(count - 1)?;
         let mut seats = vec![first];
-        seats.extend(std::iter::from_fn(|| rest.take_one()));
+        if count > 1 {
+            seats.extend(self.photos.admit_many(&self.terms, count - 1)?);
+        }
         Ok(seats)
     }
 
     /// The inner error concerns this image alone; the outer one the whole request.
-    async fn score_one(
-        &self,
-        image: &Image,
-        seat: Permit,
-        deadline: Instant,
-    ) -> Result<Result<Vec<Prediction>, Failure>, Failure> {
+    async fn score_one(&self, image: &Image, seat: PhotoSeat) -> Result<Outcome, Failure> {
         let Some(bytes) = image.0.clone() else {
             return Ok(Err(Failure::invalid("the image is not base64")));
         };
         let top = self.query.top.unwrap_or(DEFAULT_TOP).min(self.photos.labels.len());
-        match self.photos.classify(seat, bytes, self.query.transform, top, deadline).await {
-            Ok(predictions) => Ok(Ok(predictions)),
-            Err(error @ ScoreError::Image(_)) => Ok(Err(error.into())),
+        let photo = Photo { bytes, transform: self.query.transform, top };
+        match self.photos.classify(seat, photo, &self.terms).await {
+            Ok(classified) => Ok(Ok(classified)),
+            Err(error @ (ScoreError::Image(_) | ScoreError::Engine(_) | ScoreError::Broken)) => {
+                Ok(Err(error.into()))
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn wire<'b>(&'b self, outcome: &'b Result<Vec<Prediction>, Failure>) -> WireOutcome<'b> {
+    fn wire<'b>(&'b self, outcome: &'b Outcome) -> WireOutcome<'b> {
         match outcome {
-            Ok(predictions) => {
+            Ok(classified) => {
                 let label = |prediction: &Prediction| self.photos.labels.of(prediction.class);
-                WireOutcome::Labels(predictions.iter().map(|p| (label(p), p.probability)).collect())
+                WireOutcome::Labels(
+                    classified.predictions.iter().map(|p| (label(p), p.probability)).collect(),
+                )
             }
             Err(failure) => WireOutcome::Failed { error: failure.body() },
         }
@@ -267,7 +300,7 @@ impl Images<'_> {
 }
 
 /// The first image's failure, when no image has an answer to lose.
-fn all_failed(outcomes: &[Result<Vec<Prediction>, Failure>]) -> Option<Failure> {
+fn all_failed(outcomes: &[Outcome]) -> Option<Failure> {
     let failures: Option<Vec<&Failure>> = outcomes.iter().map(|outcome| outcome.as_ref().err()).collect();
     failures?.first().map(|failure| (*failure).clone())
 }

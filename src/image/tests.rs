@@ -237,7 +237,7 @@ fn the_executor_answers_every_job_in_order() {
     let mut decoder = Decoder::new(OPTIONS, 32);
     assert_eq!(decoder.max_batch(), 1);
     let text = DecodeJob { bytes: b"text".as_slice().into(), transform: Transform::STRETCH };
-    let answers = decoder.run(vec![job("rgb.png"), text, job("gray.png")]);
+    let answers = decoder.run(&[job("rgb.png"), text, job("gray.png")]).unwrap();
     let expected = |name| prepare(&job(name).bytes, &OPTIONS, Transform::STRETCH, 32).unwrap();
     assert_eq!(answers.len(), 3);
     assert_eq!(answers[0].as_ref().unwrap(), &expected("rgb.png"));

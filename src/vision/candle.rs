@@ -1,4 +1,4 @@
-//! The forward pass in candle, on the CPU: the engine in use, and the oracle of any faster one.
+//! The forward pass in candle, on the CPU: the simple engine that faster ones are checked against.
 //!
 //! One definition for all networks: the wiring comes with the [`Network`], BatchNorm already folded. A convolution is
 //! one matrix product per image, threaded by candle's `gemm`, or plain loops where it is depthwise; images of a batch run
@@ -6,12 +6,12 @@
 
 use candle_core::{Device, Tensor};
 use candle_nn::{Linear, Module};
-use rayon::ThreadPool;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::arch::{Activation, Shortcut, Window};
 use super::fold::{self, Network};
 use super::ops::{Depthwise, Epilogue, MaxPool, Patches};
-use super::{Engine, EngineError, INPUT_SIZE, Preprocessing, threads};
+use super::{Engine, EngineError, INPUT_SIZE, Preprocessing};
 use crate::image::Prepared;
 
 /// A network as candle tensors, and the threads that multiply them.
@@ -56,7 +56,7 @@ impl CandleEngine {
     /// # Errors
     /// candle refused a tensor, or the system a thread.
     pub fn new(network: Network, threads: usize) -> Result<Self, EngineError> {
-        let threads = threads::pool(threads).map_err(EngineError::forward)?;
+        let threads = ThreadPoolBuilder::new().num_threads(threads).build().map_err(EngineError::forward)?;
         Self::build(network, threads).map_err(EngineError::forward)
     }
 

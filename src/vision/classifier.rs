@@ -4,8 +4,10 @@
 
 use std::cmp::Ordering;
 
+use kernels::priority::Priority;
+
 use super::{Engine, EngineError, INPUT_SIZE};
-use crate::batch::Executor;
+use crate::batch::{Executor, Results};
 use crate::image::Prepared;
 
 /// Bytes of one prepared image.
@@ -47,9 +49,14 @@ impl Classifier {
     /// # Errors
     /// Whatever a job would have been told.
     pub fn warm_up(&mut self) -> Result<(), EngineError> {
+        let batch = Self::grey(self.max_batch);
+        self.run(&batch)?.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    /// `count` grey images, to try or to time an engine with.
+    pub fn grey(count: usize) -> Vec<ClassifyInput> {
         let image = Prepared { pixels: vec![128; IMAGE_BYTES], size: INPUT_SIZE };
-        let batch = vec![ClassifyInput { image, top: 1 }; self.max_batch];
-        self.run(batch).into_iter().try_for_each(|answer| answer.map(drop))
+        vec![ClassifyInput { image, top: 1 }; count]
     }
 }
 
@@ -59,26 +66,26 @@ impl Executor for Classifier {
     type Output = Vec<Prediction>;
     type Error = EngineError;
 
+    /// A batch takes tenths of a second and every core, a question or the head of a request tens of microseconds.
+    const PRIORITY: Priority = Priority::Background;
+
     fn max_batch(&self) -> usize {
         self.max_batch
     }
 
-    fn run(&mut self, batch: Vec<ClassifyInput>) -> Vec<Result<Vec<Prediction>, EngineError>> {
+    fn run(&mut self, batch: &[ClassifyInput]) -> Result<Results<Self>, EngineError> {
         let fits = |input: &&ClassifyInput| input.image.pixels.len() == IMAGE_BYTES;
         let images: Vec<&Prepared> = batch.iter().filter(fits).map(|input| &input.image).collect();
         let logits = match images.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.engine.forward(&images),
+            true => Vec::new(),
+            false => self.engine.forward(&images)?,
         };
-        let mut rows = logits.as_ref().map(|all| all.chunks_exact(self.engine.classes()));
-        let answer = |input: &ClassifyInput| match (&mut rows, fits(&input)) {
-            (_, false) => {
-                Err(EngineError::ImageShape { expected: IMAGE_BYTES, found: input.image.pixels.len() })
-            }
-            (Err(failure), true) => Err((*failure).clone()),
-            (Ok(rows), true) => rank(rows.next().expect("bug: one row of logits an image"), input.top),
+        let mut rows = logits.chunks_exact(self.engine.classes());
+        let answer = |input: &ClassifyInput| match fits(&input) {
+            true => rank(rows.next().expect("bug: one row of logits an image"), input.top),
+            false => Err(EngineError::ImageShape { expected: IMAGE_BYTES, found: input.image.pixels.len() }),
         };
-        batch.iter().map(answer).collect()
+        Ok(batch.iter().map(answer).collect())
     }
 }
 
@@ -158,7 +165,7 @@ mod tests {
         let mut classifier = Classifier::new(Box::new(engine), 4);
         let mut short = job(0, 1);
         short.image.pixels.pop();
-        let answers = classifier.run(vec![job(0, 1), short, job(1, 1), job(2, 1)]);
+        let answers = classifier.run(&[job(0, 1), short, job(1, 1), job(2, 1)]).unwrap();
         assert_eq!(classes(answers[0].as_ref().unwrap()), [1]);
         assert!(matches!(answers[1], Err(EngineError::ImageShape { .. })));
         assert!(matches!(answers[2], Err(EngineError::NonFinite { class: 1 })));
@@ -166,13 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_engine_answers_every_job_with_its_reason() {
+    fn a_failing_engine_fails_the_batch_with_its_reason() {
         let mut classifier = Classifier::new(Box::new(Scripted(vec![vec![0.0]])), 4);
-        let answers = classifier.run(vec![job(0, 1), job(255, 1)]);
-        assert_eq!(answers.len(), 2);
-        for answer in answers {
-            let source = std::error::Error::source(&answer.unwrap_err()).map(ToString::to_string);
-            assert_eq!(source.as_deref(), Some("device lost"));
-        }
+        let failure = classifier.run(&[job(0, 1), job(255, 1)]).unwrap_err();
+        let source = std::error::Error::source(&failure).map(ToString::to_string);
+        assert_eq!(source.as_deref(), Some("device lost"));
     }
 }

@@ -7,6 +7,12 @@ use super::weights::WeightsError;
 
 /// Where the numbers of a network come from: a checkpoint or a generator.
 pub trait TensorSource {
+    /// Which network they are for.
+    fn arch(&self) -> Arch;
+
+    /// Outputs of its last layer.
+    fn classes(&self) -> usize;
+
     /// The tensor's numbers in row-major order, exactly [`TensorSpec::elements`] of them, all finite.
     ///
     /// # Errors
@@ -54,11 +60,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads and folds every tensor of `arch` from `source`.
+    /// Reads and folds every tensor of `source`.
     ///
     /// # Errors
     /// The first error of the source.
-    pub fn read(arch: Arch, classes: usize, source: &mut impl TensorSource) -> Result<Self, WeightsError> {
+    pub fn read(source: &mut impl TensorSource) -> Result<Self, WeightsError> {
+        let (arch, classes) = (source.arch(), source.classes());
         let plan = arch.blueprint(classes);
         let mut fold = |spec| fold(spec, plan.epsilon, source);
         let stem = fold(plan.stem)?;
@@ -72,6 +79,28 @@ impl Network {
         let fc_bias = source.tensor(&plan.fc_bias)?;
         Ok(Self { arch, classes, stem, max_pool: plan.max_pool, blocks, fc_weight, fc_bias })
     }
+}
+
+/// Weight and bias of each convolution in the order of [`super::plan::Plan::new`]'s, the last layer included: read and
+/// folded when they are asked for, so that nobody has to hold all of them.
+pub fn in_order<S: TensorSource>(
+    source: &mut S,
+) -> impl Iterator<Item = Result<(Vec<f32>, Vec<f32>), WeightsError>> {
+    let plan = source.arch().blueprint(source.classes());
+    let blocks = plan.blocks.into_iter().flat_map(|block| {
+        let mut branch = block.branch;
+        let last = branch.pop();
+        let projection = match block.shortcut {
+            Shortcut::Projection(conv) => Some(conv),
+            Shortcut::None | Shortcut::Identity => None,
+        };
+        branch.into_iter().chain(projection).chain(last)
+    });
+    let convs = std::iter::once(plan.stem).chain(blocks).map(Some).chain(std::iter::once(None));
+    convs.map(move |spec| match spec {
+        Some(spec) => fold(spec, plan.epsilon, source).map(|conv| (conv.weight, conv.bias)),
+        None => Ok((source.tensor(&plan.fc_weight)?, source.tensor(&plan.fc_bias)?)),
+    })
 }
 
 /// `w' = w * gamma / sqrt(var + eps)`, `b' = beta - mean * gamma / sqrt(var + eps)`, in f64, rounded once.

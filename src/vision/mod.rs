@@ -8,10 +8,9 @@
 //! | [`fold`] | the network in memory, BatchNorm folded: what engines are built from |
 //! | [`random`] | seeded random checkpoints |
 //! | [`labels`] | what classes are called |
-//! | [`candle`], `ops` | the forward pass in candle, and the operations it adds to candle |
-//! | [`threads`] | what engines compute on |
+//! | [`candle`], `ops` | the forward pass in candle, the oracle of other engines, and the operations it adds to candle |
 //! | [`plan`] | the forward pass as a flat list of fused steps, for any device |
-//! | [`cpu`] | the plan on this machine's CPU |
+//! | [`cpu`] | the plan on this machine's CPU: the engine that serves |
 //! | [`classifier`] | batches of jobs to ranked classes |
 //!
 //! Decoding and resizing are `image`'s; queues and batching are `batch`'s.
@@ -26,7 +25,6 @@ mod ops;
 pub mod plan;
 pub mod preprocessing;
 pub mod random;
-pub mod threads;
 pub mod weights;
 
 use std::error::Error;
@@ -39,7 +37,7 @@ pub use cpu::CpuEngine;
 pub use labels::Labels;
 pub use plan::Plan;
 pub use preprocessing::Preprocessing;
-pub use weights::{Checkpoint, ModelInfo};
+pub use weights::{Checkpoint, ModelInfo, WeightsError};
 
 use crate::image::Prepared;
 
@@ -76,9 +74,18 @@ pub enum EngineError {
         /// The first such class.
         class: u32,
     },
+    /// The weights cannot be had.
+    #[error(transparent)]
+    Weights(Arc<WeightsError>),
     /// The engine failed on the whole batch.
     #[error("the forward pass failed")]
     Forward(#[source] Arc<dyn Error + Send + Sync>),
+}
+
+impl From<WeightsError> for EngineError {
+    fn from(error: WeightsError) -> Self {
+        Self::Weights(Arc::new(error))
+    }
 }
 
 impl EngineError {

@@ -185,6 +185,14 @@ impl Recipe {
 }
 
 impl TensorSource for Recipe {
+    fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
     fn tensor(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, WeightsError> {
         Ok(self.values(spec))
     }

@@ -190,7 +190,7 @@ impl Checkpoint {
     /// # Errors
     /// A failing read, or a number no forward pass can use.
     pub fn network(&mut self) -> Result<Network, WeightsError> {
-        Network::read(self.arch, self.classes, self)
+        Network::read(self)
     }
 
     fn read_at(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, WeightsError> {
@@ -202,6 +202,14 @@ impl Checkpoint {
 }
 
 impl TensorSource for Checkpoint {
+    fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
     fn tensor(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, WeightsError> {
         let info =
             self.metadata.info(&spec.name).expect("bug: open() proved that the tensor is there").clone();

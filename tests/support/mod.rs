@@ -15,7 +15,7 @@ use std::{
 
 use convoy::{
     app::App,
-    config::{Config, FaqConfig, HttpConfig, PhotosConfig, TransformName, Transforms},
+    config::{ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TransformName, Transforms},
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
     image::DecodeOptions,
@@ -49,6 +49,14 @@ pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
     files
+}
+
+/// A checkpoint of random weights, and the folder that goes away with it.
+pub fn random_weights(arch: Arch) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join(format!("{arch}.safetensors"));
+    Recipe::new(arch).write(&weights).unwrap();
+    (folder, weights)
 }
 
 struct Models {
@@ -93,17 +101,20 @@ pub fn config() -> Config {
             decode_threads: 1,
             engine_threads: 2,
             decode: DecodeOptions { max_pixels: 50_000_000, apply_orientation: true },
+            share_identical: false,
         }),
-        faq: Some(FaqConfig { model: models.faq.clone(), threads: 1, queue: 128 }),
+        faq: Some(FaqConfig { model: models.faq.clone(), embeddings: None, threads: 1, queue: 128 }),
         http: HttpConfig {
             max_body: 8 << 20,
             max_images: 16,
             deadline: Duration::from_secs(60),
+            max_deadline: Duration::from_secs(120),
             read_timeout: Duration::from_secs(10),
             max_connections: 512,
             lame_duck: Duration::from_millis(100),
             grace: Duration::from_secs(30),
         },
+        clients: ClientsConfig::default(),
     }
 }
 
@@ -121,9 +132,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (bound, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async move {
+            convoy::app::runtime().unwrap().block_on(async move {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 bound.send(listener.local_addr().unwrap()).unwrap();
                 let stopped = async { stopped.await.unwrap_or(Shutdown::Immediate) };

@@ -1,155 +1,232 @@
-//! Depthwise convolution: each channel by itself, eight channels at a time.
+//! Depthwise convolution: each channel by itself, a panel of channels of a few neighbouring pixels at a time.
 #![allow(unsafe_code)]
 
-use super::frame::Frame;
+use std::ops::Range;
+
+use super::frame::{Frame, Scratch};
 use super::lanes::{Lanes, WIDTH, dispatch};
-use super::micro::{Finish, LANES};
+use super::map::Map;
+use super::micro::{Finish, LANES, ROWS, row_tiles};
 use super::panels::Depthwise;
 use super::step::{Ending, Place, Window};
+use super::team::share;
 
-/// Output pixels that share the loads of weights.
-const RUN: usize = 4;
+/// Floats of input and weights that rows share; they stay in the first level cache meanwhile.
+const CHANNEL_BLOCK: usize = 6 << 10;
+
+/// Most rows of a piece of work.
+const ROW_BLOCK: usize = 16;
 
 /// A depthwise convolution.
 #[derive(Debug)]
 pub(super) struct DepthwiseConv {
     weights: Depthwise,
     window: Window,
-}
-
-/// Which output pixels: `count` from column `x` on.
-struct Span {
-    image: usize,
-    y: usize,
-    x: usize,
-    count: usize,
-}
-
-/// Neighbouring output pixels whose windows begin at the same tap.
-struct Pixels {
-    /// The first window's first pixel inside the picture.
-    first: *const f32,
-    /// Weights of the tap that falls on it.
-    weights: *const f32,
-    /// Floats from one row of taps and from one tap to the next.
-    weight_row: usize,
-    weight: usize,
-    /// Rows and columns of taps that lie in the picture.
-    rows: usize,
+    /// Input columns that the windows of a row cover, those outside the picture included.
     columns: usize,
-    /// Floats from one input row, one input pixel and one window to the next.
-    row: usize,
-    pixel: usize,
-    window: usize,
+    /// Panels of channels of one piece of work.
+    panels: usize,
+}
+
+/// A piece of work: these rows of an image's output, these panels of channels.
+struct Piece {
+    image: usize,
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+/// One row of output, some panels of channels wide.
+struct Row<'a> {
+    /// A pointer for each input pixel, row by row of taps: to the pixel, or to zeros.
+    pixels: &'a [*const f32],
+    /// Pointers from one row of taps and from one window to the next.
+    columns: usize,
+    stride: usize,
+    kernel: usize,
+    channels: Range<usize>,
+    /// Weights of the first tap, and floats from one tap to the next.
+    weights: *const f32,
+    tap: usize,
+    /// Output pixels.
+    count: usize,
     out: *mut f32,
-    /// Floats from one output pixel to the next, of output and addend.
-    out_pixel: usize,
+    /// Floats from one output pixel to the next.
+    pixel: usize,
     finish: Finish,
 }
 
 impl DepthwiseConv {
-    pub(super) fn new(weights: Depthwise, window: Window) -> Self {
-        Self { weights, window }
+    pub(super) fn new(weights: Depthwise, window: Window, target: &Map) -> Self {
+        let columns = (target.width() - 1) * window.stride + window.kernel;
+        let panel = window.kernel * (columns + window.kernel) * LANES;
+        let panels = (CHANNEL_BLOCK / panel).max(1);
+        Self { weights, window, columns, panels }
+    }
+
+    pub(super) fn weights(&self) -> &Depthwise {
+        &self.weights
+    }
+
+    /// Pointers of scratch that a piece needs.
+    pub(super) fn pointers(&self) -> usize {
+        self.window.kernel * self.columns
     }
 
     /// # Safety
-    /// As [`super::step::Step::run`].
-    pub(super) unsafe fn run(&self, frame: &Frame<'_>, source: Place, target: Place, end: &Ending) {
-        let height = target.map.height();
-        frame.member.for_each(frame.batch * height, |at| {
-            let (image, y) = (at / height, at % height);
-            let mut x = 0;
-            while x < target.map.width() {
-                let whole = |x: usize| self.window.within(x, source.map.width()).len() == self.window.kernel;
-                // Windows whole in the picture from left to right go together; others alone.
-                let together = x + RUN <= target.map.width() && (x..x + RUN).all(whole);
-                let span = Span { image, y, x, count: if together { RUN } else { 1 } };
-                // SAFETY: the span lies in the batch and is nobody else's.
-                unsafe { self.span(frame, source, target, end, &span) };
-                x += span.count;
+    /// As [`super::step::Step::run`]; `scratch` has [`Self::pointers`] pointers.
+    pub(super) unsafe fn run(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+    ) {
+        let (height, panels) = (target.map.height(), self.weights.channels.div_ceil(LANES));
+        let (row_blocks, panel_blocks) = (height.div_ceil(ROW_BLOCK), panels.div_ceil(self.panels));
+        frame.member.for_each(frame.batch * row_blocks * panel_blocks, |at| {
+            let (rows, block) = (at / panel_blocks, at % panel_blocks);
+            let piece = Piece {
+                image: rows / row_blocks,
+                rows: share(height, row_blocks, rows % row_blocks),
+                panels: share(panels, panel_blocks, block),
+            };
+            for y in piece.rows.clone() {
+                // SAFETY: pieces are disjoint and lie in the batch; the rest is the caller's promise.
+                unsafe { self.row(frame, scratch, source, target, end, &piece, y) };
             }
         });
     }
 
     /// # Safety
-    /// As [`Self::run`]; where the span has several pixels, their windows lie in the picture from left to right.
-    unsafe fn span(&self, frame: &Frame<'_>, source: Place, target: Place, end: &Ending, span: &Span) {
-        let (kernel, stride) = (self.window.kernel, self.window.stride);
-        let rows = self.window.within(span.y, source.map.height());
-        let columns = self.window.within(span.x, source.map.width());
-        let tap = |at: usize, first: usize| first + self.window.pad - at * stride;
-        let tap = tap(span.y, rows.start) * kernel + tap(span.x, columns.start);
-        let weight = self.weights.channels.next_multiple_of(LANES);
-        let first = source.map.offset(rows.start as isize, columns.start as isize);
-        let out = span.image * target.map.floats() + target.map.offset(span.y as isize, span.x as isize);
-        let pixels = Pixels {
-            // SAFETY: `within` gives pixels of the picture, and at least one, as `Step::new` has checked.
-            first: unsafe { frame.at(source, span.image * source.map.floats() + first) },
-            weights: self.weights.weight.floats()[tap * weight..].as_ptr(),
-            weight_row: kernel * weight,
-            weight,
-            rows: rows.len(),
-            columns: columns.len(),
-            row: source.map.row(),
-            pixel: source.map.stride(),
-            window: stride * source.map.stride(),
-            // SAFETY: a pixel of the target.
+    /// As [`Self::run`]; nobody else computes these panels of row `y`.
+    #[allow(clippy::too_many_arguments, reason = "the operands of a step and the part of it that is meant")]
+    unsafe fn row(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+        piece: &Piece,
+        y: usize,
+    ) {
+        let kernel = self.window.kernel;
+        let rows = self.window.within(y, source.map.height());
+        let first = rows.start + self.window.pad - y * self.window.stride;
+        let tap = self.weights.channels.next_multiple_of(LANES);
+        let pixels = &mut scratch.pointers[..rows.len() * self.columns];
+        // SAFETY: the rows are in the picture.
+        unsafe { self.point(frame, pixels, source, piece.image, rows) };
+        let channels = piece.panels.start * LANES..piece.panels.end * LANES;
+        let out = piece.image * target.map.floats() + target.map.offset(y as isize, 0);
+        let row = Row {
+            pixels,
+            columns: self.columns,
+            stride: self.window.stride,
+            kernel,
+            channels,
+            weights: self.weights.weight.floats()[first * kernel * tap..].as_ptr(),
+            tap,
+            count: target.map.width(),
+            // SAFETY: the row lies in the target.
             out: unsafe { frame.at(target, out) },
-            out_pixel: target.map.stride(),
+            pixel: target.map.stride(),
             finish: end.finish(frame, self.weights.bias.floats().as_ptr(), out),
         };
-        // SAFETY: rows and columns are cut to the picture for one pixel and whole for several; pixels have room for
-        // `weight` channels.
-        unsafe {
-            match span.count {
-                RUN => dispatch!(frame.isa, several, &pixels, &Pixels),
-                _ => dispatch!(frame.isa, one, &pixels, &Pixels),
+        // SAFETY: `point` has set a pointer for each column of each row of taps in the picture; pixels of both maps,
+        // weights and bias have room for whole panels, and this row's panels are this piece's alone.
+        unsafe { dispatch!(frame.isa, along, &row, &Row<'_>) };
+    }
+
+    /// Fills `pixels`, `[rows, columns]`.
+    ///
+    /// # Safety
+    /// The rows lie in the picture, and the image in the batch.
+    unsafe fn point(
+        &self,
+        frame: &Frame<'_>,
+        pixels: &mut [*const f32],
+        source: Place,
+        image: usize,
+        rows: Range<usize>,
+    ) {
+        let pad = self.window.pad;
+        let inside = pad.min(self.columns)..(pad + source.map.width()).min(self.columns);
+        for (pixels, y) in pixels.chunks_exact_mut(self.columns).zip(rows) {
+            // SAFETY: the row lies in the picture.
+            let row = unsafe {
+                frame.at(source, image * source.map.floats() + source.map.offset(y as isize, 0)).cast_const()
+            };
+            pixels[..inside.start].fill(frame.zeros.as_ptr());
+            pixels[inside.end..].fill(frame.zeros.as_ptr());
+            for (x, pixel) in pixels[inside.clone()].iter_mut().enumerate() {
+                // SAFETY: as many columns as the picture has, at most.
+                *pixel = unsafe { row.add(x * source.map.stride()) };
             }
         }
     }
 }
 
 /// # Safety
-/// As [`neighbours`].
+/// The CPU has the instructions of `L`, and the pointers are good for what [`Row`] says, `channels` included.
 #[inline(always)]
-unsafe fn several<L: Lanes>(pixels: &Pixels) {
-    // SAFETY: the caller's promise.
-    unsafe { neighbours::<L, RUN>(pixels) }
+unsafe fn along<L: Lanes>(row: &Row<'_>) {
+    for (start, count) in row_tiles(row.count) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match count {
+                1 => neighbours::<L, 1>(row, start),
+                2 => neighbours::<L, 2>(row, start),
+                3 => neighbours::<L, 3>(row, start),
+                4 => neighbours::<L, 4>(row, start),
+                5 => neighbours::<L, 5>(row, start),
+                _ => neighbours::<L, ROWS>(row, start),
+            }
+        }
+    }
 }
 
+/// `N` pixels of a row from `start` on.
+///
 /// # Safety
-/// As [`neighbours`].
+/// As [`along`], for a row that has these pixels.
 #[inline(always)]
-unsafe fn one<L: Lanes>(pixels: &Pixels) {
-    // SAFETY: the caller's promise.
-    unsafe { neighbours::<L, 1>(pixels) }
-}
-
-/// # Safety
-/// The CPU has the instructions of `L`, and the pointers are good for what [`Pixels`] says, for `N` pixels of `weight`
-/// channels.
-#[inline(always)]
-unsafe fn neighbours<L: Lanes, const N: usize>(pixels: &Pixels) {
-    let (low, high) = (L::splat(pixels.finish.low), L::splat(pixels.finish.high));
-    for channel in (0..pixels.weight).step_by(WIDTH) {
+unsafe fn neighbours<L: Lanes, const N: usize>(row: &Row<'_>, start: usize) {
+    let (low, high) = (L::splat(row.finish.low), L::splat(row.finish.high));
+    let rows = row.pixels.len() / row.columns;
+    for channel in row.channels.clone().step_by(2 * WIDTH) {
         // SAFETY: there is a bias for each channel.
-        let mut sums = [unsafe { L::load(pixels.finish.bias.add(channel)) }; N];
-        for y in 0..pixels.rows {
-            for x in 0..pixels.columns {
-                let weight = y * pixels.weight_row + x * pixels.weight + channel;
-                let input = y * pixels.row + x * pixels.pixel + channel;
-                // SAFETY: tap and pixel exist.
-                let weight = unsafe { L::load(pixels.weights.add(weight)) };
-                for (at, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: as above, for each of `N` windows.
-                    let value = unsafe { L::load(pixels.first.add(input + at * pixels.window)) };
-                    *sum = value.mul_add(weight, *sum);
+        let bias = unsafe { pair::<L>(row.finish.bias.add(channel)) };
+        let mut sums = [bias; N];
+        let mut weights = row.weights.wrapping_add(channel);
+        for y in 0..rows {
+            let pixels = &row.pixels[y * row.columns + start * row.stride..];
+            for x in 0..row.kernel {
+                // SAFETY: the tap exists.
+                let weight = unsafe { pair::<L>(weights) };
+                weights = weights.wrapping_add(row.tap);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: the window's column exists, and what it points to has the channel.
+                    let value = unsafe { pair::<L>(pixels.get_unchecked(n * row.stride + x).add(channel)) };
+                    *sum = [value[0].mul_add(weight[0], sum[0]), value[1].mul_add(weight[1], sum[1])];
                 }
             }
         }
-        for (at, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the pixel exists.
-            unsafe { sum.at_least(low).at_most(high).store(pixels.out.add(at * pixels.out_pixel + channel)) };
+        for (n, sum) in sums.into_iter().enumerate() {
+            let out = row.out.wrapping_add((start + n) * row.pixel + channel);
+            for (half, sum) in sum.into_iter().enumerate() {
+                // SAFETY: the pixel exists and has the channel.
+                unsafe { sum.at_least(low).at_most(high).store(out.add(half * WIDTH)) };
+            }
         }
     }
+}
+
+/// # Safety
+/// `from` is good for twice [`WIDTH`] floats.
+#[inline(always)]
+unsafe fn pair<L: Lanes>(from: *const f32) -> [L; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [L::load(from), L::load(from.add(WIDTH))] }
 }

@@ -125,6 +125,11 @@ impl Executor {
         self.isa.name()
     }
 
+    /// Bytes of packed weights and biases.
+    pub fn weight_bytes(&self) -> usize {
+        self.steps.iter().map(Step::weight_bytes).sum()
+    }
+
     /// Bytes of activations and scratch, weights not counted.
     pub fn working_bytes(&self) -> usize {
         let scratch = self.scratch.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner));
@@ -199,52 +204,58 @@ impl Executor {
 
 /// The passes of a full batch, and how many floats the slots have together.
 fn layout(steps: &[Step], head: Head, max_batch: usize) -> Result<(Vec<Pass>, usize), ConvError> {
-    let places = || steps.iter().flat_map(Step::places);
-    let count = places().map(|place| place.slot).max().map_or(0, |slot| slot + 1);
-    // A list of slots with gaps is a mistake, and a huge number must not be allocated for.
-    if count > places().count() || head.steps > steps.len() {
-        return Err(ConvError::Operands);
-    }
-    let (first, rest) = steps.split_at(head.steps);
+    let lasting = lasting(steps, head)?;
+    let lasts = |slot: usize| lasting.iter().flatten().find(|place| place.slot == slot);
     let group = head.images.clamp(1, max_batch);
-    // What goes into the head and what comes out is there for the whole batch, everything else for a group.
-    let lasting: Vec<Place> =
-        first.first().map(|s| s.source).into_iter().chain(first.last().map(|s| s.target)).collect();
-    let lasts = |slot: usize| lasting.iter().find(|place| place.slot == slot);
-    if first
-        .iter()
-        .flat_map(Step::places)
-        .any(|place| lasts(place.slot).is_some_and(|&lasting| lasting != place))
-    {
-        return Err(ConvError::Operands);
-    }
-    let mut sizes = vec![0_usize; count];
-    let mut need = |place: Place, images: usize| -> Result<(), ConvError> {
-        let floats = place.map.floats().checked_mul(images).ok_or(ConvError::Map)?;
-        sizes[place.slot] = sizes[place.slot].max(floats);
-        Ok(())
+    let images = |step: usize, slot: usize| {
+        if step < head.steps && lasts(slot).is_none() { group } else { max_batch }
     };
-    for place in first.iter().flat_map(Step::places) {
-        need(place, if lasts(place.slot).is_some() { max_batch } else { group })?;
-    }
-    rest.iter().flat_map(Step::places).try_for_each(|place| need(place, max_batch))?;
-    let (mut slots, mut end) = (Vec::with_capacity(count), 0_usize);
-    for size in sizes {
-        slots.push(end);
-        end = end.checked_add(size.next_multiple_of(16)).ok_or(ConvError::Map)?;
-    }
+    let (slots, length) = slots(steps, images)?;
     let shifted = |start: usize| -> Vec<usize> {
         let shift = |slot: usize| lasts(slot).map_or(0, |place| start * place.map.floats());
         slots.iter().enumerate().map(|(slot, &at)| at + shift(slot)).collect()
     };
-    let groups = (0..max_batch).step_by(group).take_while(|_| head.steps > 0);
-    let mut passes: Vec<Pass> = groups
-        .map(|start| Pass {
-            steps: 0..head.steps,
-            images: start..max_batch.min(start + group),
-            slots: shifted(start),
-        })
-        .collect();
+    let starts = (0..max_batch).step_by(group).take_while(|_| head.steps > 0);
+    let pass = |start: usize| Pass {
+        steps: 0..head.steps,
+        images: start..max_batch.min(start + group),
+        slots: shifted(start),
+    };
+    let mut passes: Vec<Pass> = starts.map(pass).collect();
     passes.push(Pass { steps: head.steps..steps.len(), images: 0..max_batch, slots });
-    Ok((passes, end))
+    Ok((passes, length))
+}
+
+/// What goes into the head and what comes out: there for the whole batch, where all else in it is for a group.
+fn lasting(steps: &[Step], head: Head) -> Result<[Option<Place>; 2], ConvError> {
+    let first = steps.get(..head.steps).ok_or(ConvError::Operands)?;
+    let lasting = [first.first().map(|step| step.source), first.last().map(|step| step.target)];
+    let clashes = |place: Place| lasting.iter().flatten().any(|l| l.slot == place.slot && *l != place);
+    match first.iter().flat_map(Step::places).any(clashes) {
+        true => Err(ConvError::Operands),
+        false => Ok(lasting),
+    }
+}
+
+/// Where each slot starts, and how many floats all have, when a step keeps so many `images` in a slot.
+fn slots(steps: &[Step], images: impl Fn(usize, usize) -> usize) -> Result<(Vec<usize>, usize), ConvError> {
+    let places =
+        || steps.iter().enumerate().flat_map(|(at, step)| step.places().map(move |place| (at, place)));
+    let count = places().map(|(_, place)| place.slot).max().map_or(0, |slot| slot.saturating_add(1));
+    // A list of slots with gaps is a mistake, and a huge number must not be allocated for.
+    if count > places().count() {
+        return Err(ConvError::Operands);
+    }
+    let mut slots = vec![0_usize; count];
+    for (at, place) in places() {
+        let floats = place.map.floats().checked_mul(images(at, place.slot)).ok_or(ConvError::Map)?;
+        slots[place.slot] = slots[place.slot].max(floats);
+    }
+    let mut end = 0_usize;
+    for slot in &mut slots {
+        let floats = slot.checked_next_multiple_of(16).ok_or(ConvError::Map)?;
+        *slot = end;
+        end = end.checked_add(floats).ok_or(ConvError::Map)?;
+    }
+    Ok((slots, end))
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`executor`](Executor) | a checked list of steps, their memory, and running them |
 //! | [`step`](Step) | one operation, its operands, and the rules that make it safe |
+//! | [`kernel`](Kernel) | which implementation computes a step |
 //! | [`map`](Map) | how activations lie in memory |
 //! | [`panels`](Panels) | how weights lie in memory |
 //! | `product` | convolution as a matrix product without an im2col copy |
@@ -21,6 +22,7 @@ mod buffer;
 mod depthwise;
 mod executor;
 mod frame;
+mod kernel;
 mod lanes;
 mod map;
 mod micro;
@@ -33,6 +35,7 @@ mod team;
 mod winograd;
 
 pub use executor::{Executor, ExecutorOptions, Head};
+pub use kernel::Kernel;
 pub use map::{MAX_EXTENT, Map};
 pub use panels::{Depthwise, Panels};
 pub use step::{Activation, Method, Op, Place, Step, Window};

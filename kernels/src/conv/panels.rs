@@ -75,6 +75,11 @@ impl Panels {
         }
     }
 
+    /// Bytes of weights and bias.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.weight.floats()) + size_of_val(self.bias.floats())
+    }
+
     /// Panels of 16 output channels.
     pub(super) fn count(&self) -> usize {
         self.outputs.div_ceil(LANES)
@@ -112,6 +117,13 @@ pub struct Depthwise {
     pub(super) kernel: usize,
     pub(super) weight: Buffer,
     pub(super) bias: Buffer,
+}
+
+impl Depthwise {
+    /// Bytes of weights and bias.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.weight.floats()) + size_of_val(self.bias.floats())
+    }
 }
 
 fn padded(bias: &[f32]) -> Buffer {

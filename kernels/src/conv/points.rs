@@ -4,6 +4,10 @@
 //! powers of `p` divided by `M'(p)` in the weights', and the coefficients of `M(x) / (x - p)` in the input's (Lavin and
 //! Gray 2016; Blahut 2010, chapter 5). These points are reciprocal, `a b = 1`, which keeps the largest factor at 2.5;
 //! the usual 0, +-1, +-2 multiply rounding errors several times more.
+//!
+//! A short side of a tile has two outputs and makes do with 0, +-a and infinity, which are F(2, 3)'s. The weights are those
+//! of all points, so the input's row of a finite point `p` is that of F(2, 3) times `p^2 - b^2`, by which the two `M'`
+//! differ.
 #![allow(unsafe_code)]
 
 use super::lanes::{Lanes, WIDTH};
@@ -15,6 +19,25 @@ pub(super) const TILE: usize = 4;
 pub(super) const SIDE: usize = 6;
 /// Products of a tile.
 pub(super) const POINTS: usize = SIDE * SIDE;
+
+/// Outputs of a short side.
+pub(super) const SHORT_TILE: usize = 2;
+/// Inputs of a short side.
+const SHORT_SIDE: usize = SHORT_TILE + 3 - 1;
+
+/// Whether a short side does without this point of a side.
+pub(super) fn is_long(point: usize) -> bool {
+    matches!(point, 3 | 4)
+}
+
+/// Which sides of a tile are short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Short {
+    /// Two rows of output.
+    pub(super) rows: bool,
+    /// Two columns of output.
+    pub(super) columns: bool,
+}
 
 const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const B: f32 = std::f32::consts::SQRT_2;
@@ -46,23 +69,43 @@ pub(super) struct Input {
     pub(super) out: *mut f32,
     /// Floats from one point to the next.
     pub(super) step: usize,
+    /// Its pixels beyond a short side are not read, and the points that it does without are not written.
+    pub(super) short: Short,
 }
 
 /// # Safety
 /// The CPU has the instructions of `L`, and the pointers are good for what [`Input`] says.
 #[inline(always)]
 pub(super) unsafe fn transform_input<L: Lanes>(input: &Input) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (input.short.rows, input.short.columns) {
+            (false, false) => transform_input_of::<L, false, false>(input),
+            (false, true) => transform_input_of::<L, false, true>(input),
+            (true, false) => transform_input_of::<L, true, false>(input),
+            (true, true) => transform_input_of::<L, true, true>(input),
+        }
+    }
+}
+
+/// # Safety
+/// As [`transform_input`].
+#[inline(always)]
+unsafe fn transform_input_of<L: Lanes, const ROWS: bool, const COLUMNS: bool>(input: &Input) {
+    let inside = |short: bool, at: usize| !short || at < SHORT_SIDE;
     for channel in (0..input.channels).step_by(WIDTH) {
-        let mut rows = [[L::splat(0.0); SIDE]; SIDE];
-        for (y, row) in rows.iter_mut().enumerate() {
-            // SAFETY: every pixel has floats up to `channels`.
-            *row = input_row(std::array::from_fn(|x| unsafe {
-                L::load(input.pixels[y * SIDE + x].add(channel))
+        let zero = L::splat(0.0);
+        let mut rows = [[zero; SIDE]; SIDE];
+        for (y, row) in rows.iter_mut().enumerate().filter(|&(y, _)| inside(ROWS, y)) {
+            *row = input_row::<L, COLUMNS>(std::array::from_fn(|x| match inside(COLUMNS, x) {
+                // SAFETY: every pixel has floats up to `channels`.
+                true => unsafe { L::load(input.pixels[y * SIDE + x].add(channel)) },
+                false => zero,
             }));
         }
-        for x in 0..SIDE {
-            let column = input_row(rows.map(|row| row[x]));
-            for (y, value) in column.into_iter().enumerate() {
+        for x in (0..SIDE).filter(|&x| !COLUMNS || !is_long(x)) {
+            let column = input_row::<L, ROWS>(rows.map(|row| row[x]));
+            for (y, value) in column.into_iter().enumerate().filter(|&(y, _)| !ROWS || !is_long(y)) {
                 // SAFETY: every point has floats up to `channels`.
                 unsafe { value.store(input.out.add((y * SIDE + x) * input.step + channel)) };
             }
@@ -71,8 +114,19 @@ pub(super) unsafe fn transform_input<L: Lanes>(input: &Input) {
 }
 
 #[inline(always)]
-fn input_row<L: Lanes>(d: [L; SIDE]) -> [L; SIDE] {
+fn input_row<L: Lanes, const SHORT: bool>(d: [L; SIDE]) -> [L; SIDE] {
     let (a, b, a2, b2, sum) = (L::splat(A), L::splat(B), L::splat(A2), L::splat(B2), L::splat(SUM));
+    if SHORT {
+        let (even, odd) = (d[2].mul(L::splat(A2 - B2)), d[1].mul(L::splat(A2 - B2)));
+        return [
+            b2.neg_mul_add(d[2], d[0]),
+            odd.mul_add(a, even),
+            odd.neg_mul_add(a, even),
+            d[4],
+            d[4],
+            a2.neg_mul_add(d[1], d[3]),
+        ];
+    }
     let (even_a, odd_a) = (b2.neg_mul_add(d[2], d[4]), b2.neg_mul_add(d[1], d[3]));
     let (even_b, odd_b) = (a2.neg_mul_add(d[2], d[4]), a2.neg_mul_add(d[1], d[3]));
     [
@@ -156,6 +210,8 @@ pub(super) struct Output {
     pub(super) rows: usize,
     /// Columns that exist, `1..=TILE`.
     pub(super) columns: usize,
+    /// The points that a short side does without are not read; at most [`SHORT_TILE`] of it exists.
+    pub(super) short: Short,
     /// First pixel.
     pub(super) out: *mut f32,
     /// Floats from one row to the next, of output and addend.
@@ -170,13 +226,30 @@ pub(super) struct Output {
 /// The CPU has the instructions of `L`, and the pointers are good for what [`Output`] says.
 #[inline(always)]
 pub(super) unsafe fn transform_output<L: Lanes>(job: &Output) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (job.short.rows, job.short.columns) {
+            (false, false) => transform_output_of::<L, false, false>(job),
+            (false, true) => transform_output_of::<L, false, true>(job),
+            (true, false) => transform_output_of::<L, true, false>(job),
+            (true, true) => transform_output_of::<L, true, true>(job),
+        }
+    }
+}
+
+/// # Safety
+/// As [`transform_output`].
+#[inline(always)]
+unsafe fn transform_output_of<L: Lanes, const ROWS: bool, const COLUMNS: bool>(job: &Output) {
+    let zero = L::splat(0.0);
     let (low, high) = (L::splat(job.finish.low), L::splat(job.finish.high));
     for lane in (0..LANES).step_by(WIDTH) {
-        let mut half = [[L::splat(0.0); SIDE]; TILE];
-        for x in 0..SIDE {
-            // SAFETY: all points have `LANES` sums.
-            let column = output_row(std::array::from_fn(|y| unsafe {
-                L::load(job.sums.add((y * SIDE + x) * job.step + lane))
+        let mut half = [[zero; SIDE]; TILE];
+        for x in (0..SIDE).filter(|&x| !COLUMNS || !is_long(x)) {
+            let column = output_row::<L, ROWS>(std::array::from_fn(|y| match ROWS && is_long(y) {
+                // SAFETY: all points have `LANES` sums.
+                false => unsafe { L::load(job.sums.add((y * SIDE + x) * job.step + lane)) },
+                true => zero,
             }));
             for (half, value) in half.iter_mut().zip(column) {
                 half[x] = value;
@@ -185,7 +258,7 @@ pub(super) unsafe fn transform_output<L: Lanes>(job: &Output) {
         // SAFETY: a panel has `LANES` biases.
         let bias = unsafe { L::load(job.finish.bias.add(lane)) };
         for (y, half) in half.into_iter().enumerate().take(job.rows) {
-            for (x, value) in output_row(half).into_iter().enumerate().take(job.columns) {
+            for (x, value) in output_row::<L, COLUMNS>(half).into_iter().enumerate().take(job.columns) {
                 let offset = y * job.row + x * job.pixel + lane;
                 let mut value = value.add(bias);
                 if !job.finish.addend.is_null() {
@@ -200,10 +273,13 @@ pub(super) unsafe fn transform_output<L: Lanes>(job: &Output) {
 }
 
 #[inline(always)]
-fn output_row<L: Lanes>(m: [L; SIDE]) -> [L; TILE] {
+fn output_row<L: Lanes, const SHORT: bool>(m: [L; SIDE]) -> [L; TILE] {
     let (a, b, a2, b2) = (L::splat(A), L::splat(B), L::splat(A2), L::splat(B2));
     let (a3, b3) = (L::splat(A * A2), L::splat(B * B2));
     let (even_a, odd_a) = (m[1].add(m[2]), m[1].sub(m[2]));
+    if SHORT {
+        return [m[0].add(even_a), odd_a.mul_add(a, m[5]), m[3], m[4]];
+    }
     let (even_b, odd_b) = (m[3].add(m[4]), m[3].sub(m[4]));
     [
         m[0].add(even_a).add(even_b),

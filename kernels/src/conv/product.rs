@@ -8,33 +8,27 @@
 use std::ops::Range;
 
 use super::frame::{Frame, Scratch};
-use super::map::Map;
+use super::kernel::Kernel;
 use super::micro::{LANES, Tile, row_tiles};
 use super::panels::Panels;
-use super::step::{Ending, Place};
+use super::step::{Ending, Place, Window};
+use super::team::share;
 
 /// Rows of one piece of work; their inputs stay in the second level cache while panels pass by.
-pub(super) const ROW_BLOCK: usize = 96;
+pub(super) const ROW_BLOCK: usize = 48;
 
 /// Floats of weights that pass by in one piece of work: half the second level cache.
 const WEIGHT_BLOCK: usize = 64 << 10;
 
-/// How a kernel is cut into taps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taps {
-    /// One a pixel, all channels deep; pixels outside the picture read zeros.
-    Pixels,
-    /// One a row of the kernel, a run over its pixels and channels; the border supplies the zeros.
-    Rows,
-}
+/// Pieces of work a member, where there are panels enough: who is held up leaves at most one of them to wait for.
+const PIECES: usize = 16;
 
 /// A convolution over whole channels.
 #[derive(Debug)]
 pub(super) struct Product {
     panels: Panels,
-    stride: usize,
-    pad: usize,
-    taps: Taps,
+    window: Window,
+    kernel: Kernel,
 }
 
 /// A piece of work: these output pixels, counted through the batch, and these panels.
@@ -44,23 +38,24 @@ struct Piece {
 }
 
 impl Product {
-    /// A convolution that reads `source` and writes `target`, both already found to fit.
-    pub(super) fn new(panels: Panels, stride: usize, pad: usize, source: &Map, target: &Map) -> Self {
-        let reach = |outputs: usize, inputs: usize| {
-            (outputs - 1) * stride + panels.kernel <= inputs + pad + source.border()
-        };
-        let inside = pad <= source.border()
-            && reach(target.height(), source.height())
-            && reach(target.width(), source.width());
-        let dense = source.stride() == source.channels();
-        let taps = if dense && inside { Taps::Rows } else { Taps::Pixels };
-        Self { panels, stride, pad, taps }
+    /// One of the kernels that [`Kernel::of_convolution`] gives.
+    pub(super) fn new(panels: Panels, window: Window, kernel: Kernel) -> Self {
+        Self { panels, window, kernel }
     }
 
+    pub(super) fn panels(&self) -> &Panels {
+        &self.panels
+    }
+
+    pub(super) fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Pointers of a row: one a tap, or a row of taps, whose pixels and channels are then one run of floats.
     fn taps(&self) -> usize {
-        match self.taps {
-            Taps::Pixels => self.panels.kernel * self.panels.kernel,
-            Taps::Rows => self.panels.kernel,
+        match self.kernel {
+            Kernel::Rows => self.panels.kernel,
+            _ => self.panels.kernel * self.panels.kernel,
         }
     }
 
@@ -84,13 +79,12 @@ impl Product {
         let rows = frame.batch * target.map.pixels();
         let row_blocks = rows.div_ceil(ROW_BLOCK);
         let most = (WEIGHT_BLOCK / self.panels.panel_floats()).clamp(1, self.panels.count());
-        // Enough pieces for everybody, where there are panels enough.
-        let wanted = (4 * frame.member.members()).div_ceil(row_blocks);
+        let wanted = (PIECES * frame.member.members()).div_ceil(row_blocks);
         let panel_blocks = self.panels.count().div_ceil(most).max(wanted).min(self.panels.count());
         frame.member.for_each(row_blocks * panel_blocks, |at| {
             let piece = Piece {
-                rows: share(rows, row_blocks, at % row_blocks),
-                panels: share(self.panels.count(), panel_blocks, at / row_blocks),
+                rows: share(rows, row_blocks, at / panel_blocks),
+                panels: share(self.panels.count(), panel_blocks, at % panel_blocks),
             };
             // SAFETY: pieces are disjoint and lie in the batch; the rest is the caller's promise.
             unsafe { self.piece(frame, scratch, source, target, end, &piece) }
@@ -149,28 +143,24 @@ impl Product {
         rows: Range<usize>,
     ) {
         let count = rows.len();
+        let runs = self.kernel == Kernel::Rows;
         let (width, pixels) = (target.map.width(), target.map.pixels());
         for (at, row) in rows.enumerate() {
             let (image, pixel) = (row / pixels * source.map.floats(), row % pixels);
-            let y = (pixel / width * self.stride) as isize - self.pad as isize;
-            let x = (pixel % width * self.stride) as isize - self.pad as isize;
+            let y = (pixel / width * self.window.stride) as isize - self.window.pad as isize;
+            let x = (pixel % width * self.window.stride) as isize - self.window.pad as isize;
             for tap in 0..self.taps() {
-                let (dy, dx) = match self.taps {
-                    Taps::Pixels => (tap / self.panels.kernel, tap % self.panels.kernel),
-                    Taps::Rows => (tap, 0),
+                let (dy, dx) = match runs {
+                    true => (tap, 0),
+                    false => (tap / self.panels.kernel, tap % self.panels.kernel),
                 };
                 let (y, x) = (y + dy as isize, x + dx as isize);
-                scratch.pointers[tap * count + at] = match self.taps == Taps::Rows || source.map.holds(y, x) {
-                    // SAFETY: the pixel is in the picture or, by `Self::new`, in its border.
+                scratch.pointers[tap * count + at] = match runs || source.map.holds(y, x) {
+                    // SAFETY: the pixel is in the picture or, with this kernel, in its border.
                     true => unsafe { frame.at(source, image + source.map.offset(y, x)) },
                     false => frame.zeros.as_ptr(),
                 };
             }
         }
     }
-}
-
-/// The `at`th of `parts` nearly equal shares of `0..total`.
-pub(super) fn share(total: usize, parts: usize, at: usize) -> Range<usize> {
-    at * total / parts..(at + 1) * total / parts
 }

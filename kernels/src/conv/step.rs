@@ -5,6 +5,7 @@
 use super::ConvError;
 use super::depthwise::DepthwiseConv;
 use super::frame::{Frame, Scratch};
+use super::kernel::Kernel;
 use super::map::Map;
 use super::micro::Finish;
 use super::panels::{Depthwise, Panels};
@@ -166,17 +167,16 @@ impl Step {
                 expect(added.is_none_or(|place| place.map == t && place.slot != source.slot))?;
                 addend = added;
                 let end = Ending::new(activation, added);
-                if method == Method::Fastest && Winograd::fits(&panels, window, &s, &t) {
-                    Work::Winograd(Winograd::new(panels, window.pad, &t), end)
-                } else {
-                    Work::Product(Product::new(panels, window.stride, window.pad, &s, &t), end)
+                match Kernel::of_convolution(window, method, &s, &t) {
+                    Kernel::Winograd => Work::Winograd(Winograd::new(panels, window.pad, &t), end),
+                    kernel => Work::Product(Product::new(panels, window, kernel), end),
                 }
             }
             Op::Depthwise { weights, window, activation } => {
                 window.check()?;
                 expect(weights.kernel == window.kernel && weights.channels == s.channels())?;
                 expect(s.channels() == t.channels() && s.has_panels() && window.meets(&s, &t))?;
-                Work::Depthwise(DepthwiseConv::new(weights, window), Ending::new(activation, None))
+                Work::Depthwise(DepthwiseConv::new(weights, window, &t), Ending::new(activation, None))
             }
             Op::MaxPool { window } => {
                 window.check()?;
@@ -193,13 +193,23 @@ impl Step {
     }
 
     /// Which implementation was chosen.
-    pub fn method(&self) -> &'static str {
-        match self.work {
-            Work::Product(..) => "product",
-            Work::Winograd(..) => "winograd",
-            Work::Depthwise(..) => "depthwise",
-            Work::MaxPool(_) => "max-pool",
-            Work::AveragePool(_) => "average",
+    pub fn kernel(&self) -> Kernel {
+        match &self.work {
+            Work::Product(product, _) => product.kernel(),
+            Work::Winograd(..) => Kernel::Winograd,
+            Work::Depthwise(..) => Kernel::Depthwise,
+            Work::MaxPool(_) => Kernel::MaxPool,
+            Work::AveragePool(_) => Kernel::AveragePool,
+        }
+    }
+
+    /// Bytes of packed weights and biases.
+    pub(super) fn weight_bytes(&self) -> usize {
+        match &self.work {
+            Work::Product(product, _) => product.panels().bytes(),
+            Work::Winograd(winograd, _) => winograd.panels().bytes(),
+            Work::Depthwise(depthwise, _) => depthwise.weights().bytes(),
+            Work::MaxPool(_) | Work::AveragePool(_) => 0,
         }
     }
 
@@ -212,6 +222,7 @@ impl Step {
     pub(super) fn pointers(&self) -> usize {
         match &self.work {
             Work::Product(product, _) => product.pointers(),
+            Work::Depthwise(depthwise, _) => depthwise.pointers(),
             _ => 0,
         }
     }
@@ -245,7 +256,7 @@ impl Step {
             match &self.work {
                 Work::Product(work, end) => work.run(frame, scratch, source, target, end),
                 Work::Winograd(work, end) => work.run(frame, scratch, source, target, end),
-                Work::Depthwise(work, end) => work.run(frame, source, target, end),
+                Work::Depthwise(work, end) => work.run(frame, scratch, source, target, end),
                 Work::MaxPool(work) => work.run(frame, source, target),
                 Work::AveragePool(work) => work.run(frame, source, target),
             }

@@ -1,10 +1,13 @@
 //! A fixed set of threads that go through one job together, phase by phase.
 //!
-//! Every member runs the same closure; [`Member::for_each`] shares out the indices of a phase, whoever comes first, and
-//! ends with a barrier. What the indices mean is the callers' business.
+//! Every member runs the same closure; [`Member::for_each`] shares out the indices of a phase and ends
+//! with a barrier. Helpers are background threads, and every member offers its processor between indices. What the
+//! indices mean is the callers' business.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +15,7 @@ use std::thread::JoinHandle;
 use std::{io, thread};
 
 use super::barrier::Barrier;
+use crate::priority::{Priority, Turns};
 
 /// What every member runs.
 type Job<'a> = &'a (dyn Fn(&Member<'_>) + Sync);
@@ -28,6 +32,7 @@ pub struct Team {
 pub struct Member<'a> {
     shared: &'a Shared,
     index: usize,
+    turns: RefCell<Turns>,
 }
 
 #[derive(Debug)]
@@ -36,13 +41,18 @@ struct Shared {
     inbox: Mutex<Inbox>,
     /// A job was posted, or the team ends.
     posted: Condvar,
-    /// Next index of the current phase.
-    next: AtomicUsize,
+    /// How many of each member's share of the current phase are taken.
+    taken: Vec<Line<AtomicUsize>>,
     /// Ends a phase; broken once a member panicked.
     phase: Barrier,
     /// Ends a job; every member comes here, whatever became of it.
     exit: Barrier,
 }
+
+/// Something with a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line<T>(T);
 
 /// What the helpers are to do.
 #[derive(Default)]
@@ -71,7 +81,7 @@ impl Team {
             members,
             inbox: Mutex::default(),
             posted: Condvar::new(),
-            next: AtomicUsize::new(0),
+            taken: (0..members).map(|_| Line::default()).collect(),
             phase: Barrier::new(members),
             exit: Barrier::new(members),
         });
@@ -126,6 +136,8 @@ impl Drop for Team {
 
 /// The life of a helper thread.
 fn help(shared: &Shared, index: usize) {
+    // Where the system will not have it, the team works all the same and others wait longer.
+    let _ = Priority::Background.enter();
     let mut seen = 0;
     loop {
         let mut inbox = lock(&shared.inbox);
@@ -146,7 +158,9 @@ fn help(shared: &Shared, index: usize) {
 impl Shared {
     /// One member's way through a job. Returns when all members are through, whatever became of them.
     fn attend(&self, index: usize, job: Job<'_>) -> thread::Result<()> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| job(&Member { shared: self, index })));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            job(&Member { shared: self, index, turns: RefCell::new(Turns::new()) })
+        }));
         if outcome.is_err() {
             self.phase.shatter();
         }
@@ -166,26 +180,42 @@ impl Member<'_> {
         self.shared.members
     }
 
-    /// Calls `work` for every index below `count` exactly once, on whichever member is free, and returns when all
-    /// calls of all members are done: what they wrote is then visible here. Every member must call this equally often
-    /// and with the same counts.
+    /// Calls `work` for every index below `count` exactly once and returns when all calls of all members are done: what
+    /// they wrote is then visible here. Each member begins with a share of its own, the same in every phase of this
+    /// count, so that what it wrote in one phase is in its caches in the next; who has finished helps the others. Every
+    /// member must call this equally often and with the same counts.
     ///
     /// # Panics
     /// When another member panicked.
     pub fn for_each(&self, count: usize, mut work: impl FnMut(usize)) {
-        if self.shared.members == 1 {
+        let members = self.shared.members;
+        let mut turns = self.turns.borrow_mut();
+        let mut work = |at| {
+            work(at);
+            turns.offer();
+        };
+        if members == 1 {
             return (0..count).for_each(work);
         }
-        loop {
-            let at = self.shared.next.fetch_add(1, Ordering::Relaxed);
-            if at >= count {
-                break;
+        for owner in (self.index..members).chain(0..self.index) {
+            let share = share(count, members, owner);
+            let taken = &self.shared.taken[owner].0;
+            loop {
+                let at = share.start + taken.fetch_add(1, Ordering::Relaxed);
+                if at >= share.end {
+                    break;
+                }
+                work(at);
             }
-            work(at);
         }
-        let passed = self.shared.phase.wait(|| self.shared.next.store(0, Ordering::Relaxed));
-        assert!(passed.is_ok(), "another member of the team panicked");
+        let reset = || self.shared.taken.iter().for_each(|taken| taken.0.store(0, Ordering::Relaxed));
+        assert!(self.shared.phase.wait(reset).is_ok(), "another member of the team panicked");
     }
+}
+
+/// The `at`th of `parts` nearly equal shares of `0..total`.
+pub(super) fn share(total: usize, parts: usize, at: usize) -> Range<usize> {
+    at * total / parts..(at + 1) * total / parts
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -196,6 +226,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
+    #[cfg(all(target_os = "linux", not(miri)))]
+    use crate::priority::niceness;
 
     #[test]
     fn every_index_of_every_phase_is_visited_once_and_phases_do_not_overlap() {
@@ -230,6 +262,20 @@ mod tests {
             let again = catch_unwind(AssertUnwindSafe(|| team.run(&|member| member.for_each(3, |_| ()))));
             assert!(again.is_err(), "{culprit}");
         }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn helpers_stand_back_and_the_caller_does_not() {
+        let own = niceness().unwrap();
+        let inside = Mutex::new(Vec::new());
+        Team::new(3).unwrap().run(&|_| inside.lock().unwrap().push(niceness().unwrap()));
+        let mut inside = inside.into_inner().unwrap();
+        inside.sort_unstable();
+        let background = || Priority::Background.enter().and_then(|()| niceness());
+        let helper = thread::spawn(background).join().unwrap().unwrap();
+        assert_eq!(inside, [own, helper, helper]);
+        assert_eq!(niceness().unwrap(), own);
     }
 
     #[test]

@@ -9,13 +9,15 @@
 use std::ops::Range;
 
 use super::frame::{Frame, Scratch};
-use super::lanes::{WIDTH, dispatch};
+use super::lanes::dispatch;
 use super::map::Map;
 use super::micro::{Finish, LANES, ROWS, Tile, row_tiles};
 use super::panels::Panels;
-use super::points::{self, POINTS, SIDE, TILE, transform_input, transform_output, transform_weights};
-use super::product::share;
-use super::step::{Ending, Place, Window};
+use super::points::{
+    self, POINTS, SHORT_TILE, SIDE, Short, TILE, transform_input, transform_output, transform_weights,
+};
+use super::step::{Ending, Place};
+use super::team::share;
 
 /// Floats of transformed input that are made before they are used; a share of the last level cache.
 const INPUT_BLOCK: usize = 3 << 19;
@@ -30,10 +32,86 @@ const GAP: usize = 16;
 #[derive(Debug)]
 pub(super) struct Winograd {
     panels: Panels,
-    /// Tiles across and down.
+    tiling: Tiling,
+    pad: isize,
+}
+
+/// How an image is cut into tiles: full ones, and a short row or column where at most [`SHORT_TILE`] pixels are left.
+///
+/// The tiles of a batch are numbered kind by kind: short columns, full tiles, short rows, short in both. So those that
+/// have any given point follow each other.
+#[derive(Debug)]
+struct Tiling {
+    /// Full tiles across and down.
     columns: usize,
     rows: usize,
-    pad: isize,
+    /// Whether a short column and a short row follow.
+    short: Short,
+}
+
+/// A tile: first row and column of its output, and which of its sides are short.
+struct Corner {
+    image: usize,
+    y: usize,
+    x: usize,
+    short: Short,
+}
+
+impl Tiling {
+    fn of(target: &Map) -> Self {
+        let cut = |side: usize| match side % TILE {
+            left @ 1.. if left <= SHORT_TILE => (side / TILE, true),
+            _ => (side.div_ceil(TILE), false),
+        };
+        let ((columns, short_column), (rows, short_row)) = (cut(target.width()), cut(target.height()));
+        Self { columns, rows, short: Short { rows: short_row, columns: short_column } }
+    }
+
+    /// Tiles of an image of each kind: the kind, how many across, how many down.
+    fn kinds(&self) -> [(Short, usize, usize); 4] {
+        let (column, row) = (usize::from(self.short.columns), usize::from(self.short.rows));
+        let kind = |rows, columns| Short { rows, columns };
+        [
+            (kind(false, true), column, self.rows),
+            (kind(false, false), self.columns, self.rows),
+            (kind(true, false), self.columns, row),
+            (kind(true, true), column, row),
+        ]
+    }
+
+    /// Tiles of an image.
+    fn count(&self) -> usize {
+        self.kinds().iter().map(|(_, across, down)| across * down).sum()
+    }
+
+    /// Where a tile of a batch lies.
+    fn locate(&self, batch: usize, tile: usize) -> Corner {
+        let mut rest = tile;
+        for (short, across, down) in self.kinds() {
+            let count = across * down;
+            if rest < batch * count {
+                let (image, at) = (rest / count, rest % count);
+                let y = if short.rows { self.rows } else { at / across };
+                let x = if short.columns { self.columns } else { at % across };
+                return Corner { image, y: y * TILE, x: x * TILE, short };
+            }
+            rest -= batch * count;
+        }
+        unreachable!("bug: tile {tile} of a batch of {batch}")
+    }
+
+    /// The tiles of a batch that have a point.
+    fn with(&self, batch: usize, point: usize) -> Range<usize> {
+        let [a, b, c, d] = self.kinds().map(|(_, across, down)| batch * across * down);
+        let (long_row, long_column) = (points::is_long(point / SIDE), points::is_long(point % SIDE));
+        let start = if long_column { a } else { 0 };
+        let end = match (long_row, long_column) {
+            (true, _) => a + b,
+            (false, true) => a + b + c,
+            (false, false) => a + b + c + d,
+        };
+        start..end
+    }
 }
 
 /// The product at one point: `inputs` times `weights`, `[depth, LANES]`, into `sums`, `[tiles, LANES]`.
@@ -73,29 +151,19 @@ impl Product<'_> {
 }
 
 impl Winograd {
-    /// Whether this can compute such a convolution.
-    pub(super) fn fits(panels: &Panels, window: Window, source: &Map, target: &Map) -> bool {
-        window.kernel == 3
-            && window.stride == 1
-            && panels.inputs.is_multiple_of(WIDTH)
-            && source.border() == 0
-            && target.pixels() > 1
-    }
-
     pub(super) fn new(mut panels: Panels, pad: usize, target: &Map) -> Self {
         panels.gather_taps();
-        let (columns, rows) = (target.width().div_ceil(TILE), target.height().div_ceil(TILE));
-        Self { panels, columns, rows, pad: pad as isize }
+        Self { panels, tiling: Tiling::of(target), pad: pad as isize }
     }
 
-    fn tiles(&self) -> usize {
-        self.columns * self.rows
+    pub(super) fn panels(&self) -> &Panels {
+        &self.panels
     }
 
     /// Tiles that are transformed before any of them is used.
     fn round(&self, batch: usize) -> usize {
         let most = (INPUT_BLOCK / (POINTS * self.panels.inputs)).max(1);
-        let total = batch * self.tiles();
+        let total = batch * self.tiling.count();
         total.div_ceil(total.div_ceil(most))
     }
 
@@ -131,7 +199,7 @@ impl Winograd {
         target: Place,
         end: &Ending,
     ) {
-        let total = frame.batch * self.tiles();
+        let total = frame.batch * self.tiling.count();
         let round = self.round(frame.batch);
         for first in (0..total).step_by(round) {
             let tiles = first..total.min(first + round);
@@ -144,20 +212,15 @@ impl Winograd {
                 }
             });
             let blocks = tiles.len().div_ceil(TILE_BLOCK);
-            frame.member.for_each(blocks * self.panels.count(), |at| {
-                let block = share(tiles.len(), blocks, at % blocks);
+            let panels = self.panels.count();
+            frame.member.for_each(blocks * panels, |at| {
+                let block = share(tiles.len(), blocks, at / panels);
                 // SAFETY: the inputs of these tiles are ready, and nobody else computes this panel of them.
-                unsafe { self.multiply(frame, scratch, &tiles, block.clone(), at / blocks) };
+                unsafe { self.multiply(frame, scratch, &tiles, block.clone(), at % panels) };
                 // SAFETY: as above.
-                unsafe { self.transform_output(frame, scratch, target, end, &tiles, block, at / blocks) };
+                unsafe { self.transform_output(frame, scratch, target, end, &tiles, block, at % panels) };
             });
         }
-    }
-
-    /// Image, first row and first column of the output of a tile.
-    fn locate(&self, tile: usize) -> (usize, usize, usize) {
-        let (image, tile) = (tile / self.tiles(), tile % self.tiles());
-        (image, tile / self.columns * TILE, tile % self.columns * TILE)
     }
 
     /// Transforms the `at`th of `tiles` over all channels.
@@ -165,7 +228,7 @@ impl Winograd {
     /// # Safety
     /// As [`Self::run`]; `at` lies in the tiles.
     unsafe fn transform_input(&self, frame: &Frame<'_>, source: Place, tiles: &Range<usize>, at: usize) {
-        let (image, y, x) = self.locate(tiles.start + at);
+        let Corner { image, y, x, short } = self.tiling.locate(frame.batch, tiles.start + at);
         let pixels = std::array::from_fn(|point| {
             let y = (y + point / SIDE) as isize - self.pad;
             let x = (x + point % SIDE) as isize - self.pad;
@@ -183,6 +246,7 @@ impl Winograd {
             // SAFETY: scratch holds `POINTS` steps of all tiles.
             out: unsafe { frame.shared.0.add(at * self.panels.inputs) },
             step: self.point_step(tiles.len()),
+            short,
         };
         // SAFETY: each pixel has that many channels, a multiple of the lanes' width, and `out` at each point as many.
         unsafe { dispatch!(frame.isa, transform_input, &input, &points::Input) };
@@ -203,7 +267,7 @@ impl Winograd {
         let depth = self.panels.inputs;
         let (weights, sums) = scratch.floats.floats_mut().split_at_mut(2 * SIDE * self.weight_step());
         let sum_step = block.len() * LANES + GAP;
-        let next = panel + frame.member.members();
+        let next = panel + 1;
         for (pair, rows) in points::PAIRS.into_iter().enumerate() {
             let job = points::Weights {
                 pair,
@@ -215,13 +279,20 @@ impl Winograd {
             unsafe { dispatch!(frame.isa, transform_weights, job, points::Weights<'_>) };
             for at in 0..2 * SIDE {
                 let point = rows[at / SIDE] * SIDE + at % SIDE;
+                let with = self.tiling.with(frame.batch, point);
+                let first = with.start.saturating_sub(tiles.start).max(block.start);
+                let end = with.end.saturating_sub(tiles.start).min(block.end);
+                if first >= end {
+                    continue;
+                }
                 let product = Product {
                     // SAFETY: point and tile lie in the transformed input.
                     inputs: unsafe {
-                        frame.shared.0.add(point * self.point_step(tiles.len()) + block.start * depth)
+                        frame.shared.0.add(point * self.point_step(tiles.len()) + first * depth)
                     },
                     weights: &weights[at * self.weight_step()..][..depth * LANES],
-                    sums: &mut sums[point * sum_step..][..block.len() * LANES],
+                    sums: &mut sums[point * sum_step..]
+                        [(first - block.start) * LANES..(end - block.start) * LANES],
                     // A panel comes a bit at a time, while the one before it is multiplied.
                     ahead: self.panels.portion(next, pair * 2 * SIDE + at, POINTS),
                 };
@@ -249,7 +320,7 @@ impl Winograd {
         let sums = &scratch.floats.floats()[2 * SIDE * self.weight_step()..];
         let step = block.len() * LANES + GAP;
         for (at, tile) in block.enumerate() {
-            let (image, y, x) = self.locate(tiles.start + tile);
+            let Corner { image, y, x, short } = self.tiling.locate(frame.batch, tiles.start + tile);
             let offset =
                 image * target.map.floats() + target.map.offset(y as isize, x as isize) + panel * LANES;
             let output = points::Output {
@@ -257,6 +328,7 @@ impl Winograd {
                 step,
                 rows: TILE.min(target.map.height() - y),
                 columns: TILE.min(target.map.width() - x),
+                short,
                 // SAFETY: the tile begins in the target.
                 out: unsafe { frame.at(target, offset) },
                 row: target.map.row(),
@@ -265,6 +337,38 @@ impl Winograd {
             };
             // SAFETY: the sums hold all points of the tile; the tile's rows and columns are cut to the target.
             unsafe { dispatch!(frame.isa, transform_output, &output, &points::Output) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_every_pixel_once_and_those_with_a_point_follow_each_other() {
+        for (height, width, batch) in (1..=13).flat_map(|h| (1..=13).map(move |w| (h, w, 1 + (h + w) % 3))) {
+            let tiling = Tiling::of(&Map::new(height, width, 1));
+            let total = batch * tiling.count();
+            let tiles: Vec<Corner> = (0..total).map(|tile| tiling.locate(batch, tile)).collect();
+            let mut covered = vec![0; batch * height * width];
+            for tile in &tiles {
+                let side = |short: bool| if short { SHORT_TILE } else { TILE };
+                for y in tile.y..height.min(tile.y + side(tile.short.rows)) {
+                    for x in tile.x..width.min(tile.x + side(tile.short.columns)) {
+                        covered[(tile.image * height + y) * width + x] += 1;
+                    }
+                }
+            }
+            assert!(covered.iter().all(|&times| times == 1), "{height}x{width}");
+            for point in 0..POINTS {
+                let lacks = |tile: &Corner| {
+                    (tile.short.rows && points::is_long(point / SIDE))
+                        || (tile.short.columns && points::is_long(point % SIDE))
+                };
+                let with: Vec<usize> = (0..total).filter(|&tile| !lacks(&tiles[tile])).collect();
+                assert_eq!(tiling.with(batch, point).collect::<Vec<_>>(), with, "{height}x{width} {point}");
+            }
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Axis, CHANNELS, HALF, Passes, Rows, Span, WEIGHT_BITS, portable};
+use super::{Axis, CHANNELS, HALF, Passes, Rows, WEIGHT_BITS, portable};
+use crate::geometry::Span;
 
 const LOW_BITS: i32 = 15;
 

@@ -6,7 +6,7 @@
 mod avx2;
 mod portable;
 
-use crate::geometry::{Axis, Order, Plan, PlanError, Span, WEIGHT_BITS};
+use crate::geometry::{Axis, Order, Plan, PlanError, WEIGHT_BITS};
 use crate::transform::Transform;
 
 /// Bytes of a pixel.

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use ::image::metadata::Orientation;
+use kernels::priority::Turns;
 use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress};
 
@@ -55,8 +56,13 @@ fn pixels(layout: &Layout<'_>) -> io::Result<Vec<u8>> {
 }
 
 fn from_rgb<R>(mut decoder: DecompressStarted<R>) -> io::Result<Vec<u8>> {
-    let mut pixels = vec![0; decoder.width() * decoder.height() * CHANNELS];
-    decoder.read_scanlines_into(&mut pixels)?;
+    let row = decoder.width() * CHANNELS;
+    let mut pixels = vec![0; row * decoder.height()];
+    let mut turns = Turns::new();
+    for row in pixels.chunks_exact_mut(row) {
+        decoder.read_scanlines_into(row)?;
+        turns.offer();
+    }
     Ok(pixels)
 }
 
@@ -64,8 +70,10 @@ fn from_cmyk<R>(mut decoder: DecompressStarted<R>) -> io::Result<Vec<u8>> {
     const INKS: usize = 4;
     let mut pixels = Vec::with_capacity(decoder.width() * decoder.height() * CHANNELS);
     let mut row = vec![0; decoder.width() * INKS];
+    let mut turns = Turns::new();
     for _ in 0..decoder.height() {
         decoder.read_scanlines_into(&mut row)?;
+        turns.offer();
         pixels.extend(row.as_chunks::<INKS>().0.iter().flat_map(|&inks| naive_rgb(inks)));
     }
     Ok(pixels)

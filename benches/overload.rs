@@ -1,0 +1,193 @@
+//! The scheduler on a real server: a lone request, saturation, and three times more than can be served.
+//!
+//! ResNet-50 of random weights on this machine's CPU over HTTP. The engine alone is measured first, in the same process, so
+//! that everything is told as a share of what it can do. Not criterion: the figures are rates and distributions of many
+//! clients.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use convoy::vision::Arch;
+use futures_util::future::join_all;
+use reqwest::{Client, Response};
+use support::{Server, config, metric, photo, random_weights};
+use tokio::runtime::Runtime;
+
+/// Deadline of the requests in the overload, in milliseconds.
+const DEADLINE_MS: f64 = 1000.0;
+
+/// Clients that keep the server saturated.
+const CLIENTS: usize = 32;
+
+struct Bench {
+    runtime: Runtime,
+    client: Client,
+    server: Server,
+    photo: Vec<u8>,
+}
+
+/// One answer: status, milliseconds as the client saw them, and the stages that the server told.
+struct Answered {
+    status: u16,
+    ms: f64,
+    timing: String,
+}
+
+impl Answered {
+    fn stage(&self, name: &str) -> f64 {
+        let found = self.timing.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur="));
+        found.and_then(|ms| ms.parse().ok()).unwrap_or(0.0)
+    }
+}
+
+async fn fetch(client: Client, url: String, photo: Vec<u8>, deadline: f64) -> Answered {
+    let started = Instant::now();
+    let request = client.post(url).header("x-convoy-deadline-ms", format!("{deadline:.0}")).body(photo);
+    let response: Response = request.send().await.expect("an answer");
+    let status = response.status().as_u16();
+    let timing = response.headers()["server-timing"].to_str().expect("text").to_owned();
+    response.bytes().await.expect("the whole answer");
+    Answered { status, ms: started.elapsed().as_secs_f64() * 1e3, timing }
+}
+
+impl Bench {
+    fn ask(&self, deadline: f64) -> impl Future<Output = Answered> + Send + 'static {
+        fetch(self.client.clone(), self.server.url("/classify?top=5"), self.photo.clone(), deadline)
+    }
+
+    fn metrics(&self) -> String {
+        let get = async { self.client.get(self.server.url("/metrics")).send().await?.text().await };
+        self.runtime.block_on(get).expect("metrics")
+    }
+
+    /// Milliseconds of a batch of each size, as the server has measured them so far.
+    fn costs(&self) -> Vec<(usize, f64)> {
+        let text = self.metrics();
+        let cost = |size: &usize| {
+            let name = format!(r#"convoy_batch_cost_seconds{{queue="classify",size="{size}"}}"#);
+            (*size, metric(&text, &name) * 1e3)
+        };
+        [1, 2, 4, 8].iter().map(cost).collect()
+    }
+
+    fn outcome(&self, outcome: &str) -> f64 {
+        metric(&self.metrics(), &format!(r#"convoy_jobs_total{{queue="classify",outcome="{outcome}"}}"#))
+    }
+
+    /// One request a second, nobody else.
+    fn lone(&self) {
+        let mut answers = Vec::new();
+        for _ in 0..20 {
+            answers.push(self.runtime.block_on(self.ask(30_000.0)));
+            std::thread::sleep(Duration::from_millis(900));
+        }
+        let median = |of: &dyn Fn(&Answered) -> f64| quantile(answers.iter().map(of).collect(), 0.5);
+        let waits = median(&|a| a.stage("queue") + a.stage("batch-wait"));
+        let (execute, total) = (median(&|a| a.stage("execute")), median(&|a| a.ms));
+        let rest = median(&|a| a.ms - a.stage("execute") - a.stage("decode"));
+        println!(
+            "lone request at 1/s: execute {execute:.2} ms, in line {waits:.3} ms, everything {total:.2} ms"
+        );
+        println!("  beside decoding and execution (network, HTTP, threads): {rest:.3} ms");
+    }
+
+    /// Photos per second of `CLIENTS` clients in a closed loop.
+    fn saturate(&self, seconds: f64) -> f64 {
+        let (before, started) = (self.outcome("ok"), Instant::now());
+        let end = started + Duration::from_secs_f64(seconds);
+        let clients = (0..CLIENTS).map(|_| async {
+            while Instant::now() < end {
+                assert_eq!(self.ask(60_000.0).await.status, 200);
+            }
+        });
+        self.runtime.block_on(async { join_all(clients).await });
+        (self.outcome("ok") - before) / started.elapsed().as_secs_f64()
+    }
+
+    /// Requests at a steady `rate` whatever becomes of them.
+    fn flood(&self, rate: f64, seconds: f64) -> Vec<Answered> {
+        let count = (rate * seconds) as usize;
+        self.runtime.block_on(async {
+            let started = Instant::now();
+            let mut sent = Vec::with_capacity(count);
+            for index in 0..count {
+                let at = started + Duration::from_secs_f64(index as f64 / rate);
+                tokio::time::sleep_until(at.into()).await;
+                sent.push(tokio::spawn(self.ask(DEADLINE_MS)));
+            }
+            join_all(sent).await.into_iter().map(|answer| answer.expect("a client lives")).collect()
+        })
+    }
+
+    fn overload(&self, capacity: f64, factor: f64) {
+        const SECONDS: f64 = 15.0;
+        let before = self.outcome("ok");
+        let answers = self.flood(factor * capacity, SECONDS);
+        let executed = self.outcome("ok") - before;
+        let of =
+            |status: u16| answers.iter().filter(|a| a.status == status).map(|a| a.ms).collect::<Vec<_>>();
+        let (served, refused, late) = (of(200), of(429), of(504));
+        let in_time = served.iter().filter(|ms| **ms <= DEADLINE_MS).count() as f64;
+        println!(
+            "{factor}x: {} asked, {} served, {} refused, {} late; goodput {:.2}/s = {:.1} % of capacity; executed {executed}",
+            answers.len(),
+            served.len(),
+            refused.len(),
+            late.len(),
+            in_time / SECONDS,
+            100.0 * in_time / SECONDS / capacity,
+        );
+        println!(
+            "  served p50 {:.0} p99 {:.0} ms (deadline {DEADLINE_MS} ms); refused p50 {:.2} p99 {:.2} ms",
+            quantile(served.clone(), 0.5),
+            quantile(served, 0.99),
+            quantile(refused.clone(), 0.5),
+            quantile(refused, 0.99),
+        );
+    }
+}
+
+/// Photos a second at the best of these batch sizes, each with its milliseconds.
+fn best_rate(costs: &[(usize, f64)]) -> f64 {
+    costs.iter().map(|&(size, ms)| 1e3 * size as f64 / ms).fold(0.0, f64::max)
+}
+
+fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    values.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+fn main() {
+    // `cargo test --benches` only wants to see that it runs.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let (_folder, weights) = random_weights(Arch::ResNet50);
+    let mut settings = config();
+    settings.photos.as_mut().expect("photos are served").weights = weights;
+    let bench = Bench {
+        server: Server::start(&settings),
+        runtime: Runtime::new().expect("a runtime"),
+        client: Client::new(),
+        photo: photo(1),
+    };
+    let costs = bench.costs();
+    let best = best_rate(&costs);
+    println!("batch costs (size, ms): {costs:.2?}; best fixed size: {best:.2} photos/s");
+    bench.lone();
+    let rate = bench.saturate(15.0);
+    let costs = bench.costs();
+    let best = best_rate(&costs);
+    println!(
+        "saturated by {CLIENTS} clients: {rate:.2} photos/s = {:.1} % of the best fixed size now ({best:.2}, {costs:.2?})",
+        100.0 * rate / best
+    );
+    for factor in [0.5, 1.0, 3.0, 10.0] {
+        bench.overload(rate, factor);
+    }
+}

@@ -1,0 +1,434 @@
+//! Everything a pool knows and decides, without threads, locks or clocks: seats, the line, costs, who is busy until when.
+//!
+//! The queue and the scheduler's threads drive it on real time behind a lock; tests and `benches/simulate` drive the
+//! same code on virtual time. What a job is and how an answer travels is not known here.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    CostTable, Terms,
+    lineup::{Lineup, Place},
+    policy::{self, Decision, View},
+};
+
+/// A newcomer's wait is taken longer than predicted by this many mean deviations of batches from their predictions, and by
+/// a share between these bounds: an accepted request must be in time.
+const DEVIATIONS: f64 = 2.0;
+const MARGIN: std::ops::RangeInclusive<f64> = 0.02..=0.5;
+
+/// Weight of a new batch in that deviation, one part in this many.
+const DEVIATION_MEMORY: f64 = 16.0;
+
+/// After this long without a batch an idle executor takes a job whatever its table says: an estimate that forbids every
+/// job would never be corrected.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+
+/// Weight of a new sample in the estimate of how long members are on their way, one part in this many (as TCP smooths its
+/// round trips, RFC 6298).
+const LEAD_MEMORY: f64 = 8.0;
+
+/// Why nobody gets a seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Every seat is taken.
+    #[error("the queue is full; it drains in about {} ms", .retry_after.as_millis())]
+    Full {
+        /// When seats are likely to be free.
+        retry_after: Duration,
+    },
+    /// By the time the answer could be there its deadline, or that of an accepted request it would delay, has passed; or
+    /// overload has lasted so long that a longer queue would only make everybody wait.
+    #[error("too much waits before it; try again in about {} ms", .retry_after.as_millis())]
+    Late {
+        /// When the same request is likely to be accepted.
+        retry_after: Duration,
+    },
+    /// The deadline is shorter than the work takes on an idle server.
+    #[error("the deadline is too short: the work alone takes about {} ms", .needs.as_millis())]
+    Hopeless {
+        /// What it takes.
+        needs: Duration,
+    },
+}
+
+/// What one look at the line brought.
+#[derive(Debug)]
+pub struct Turn<J> {
+    /// Jobs to run now.
+    pub batch: Vec<J>,
+    /// Jobs whose deadline has passed.
+    pub expired: Vec<J>,
+    /// Jobs that could only be late, and when their like is likely to be in time again.
+    pub late: Vec<J>,
+    /// Look again at this moment at the latest, when `batch` is empty and something is worth waiting for.
+    pub wake: Option<Instant>,
+    /// Since when the executor has been held back, if it was.
+    pub held_since: Option<Instant>,
+}
+
+/// A member that is on its way.
+#[derive(Debug, Clone, Copy)]
+struct Coming {
+    admitted: Instant,
+    received: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Worker {
+    /// When its batch started and when it should be done.
+    busy: Option<(Instant, Instant)>,
+    held_since: Option<Instant>,
+}
+
+/// See the module's text. `J` is whatever the owner wants back when it is a job's turn.
+#[derive(Debug)]
+pub struct Dispatcher<J> {
+    lineup: Lineup<J, Coming>,
+    costs: CostTable,
+    capacity: usize,
+    running: usize,
+    workers: Vec<Worker>,
+    /// Jobs that became ready since an executor last found nothing to do.
+    streak: usize,
+    /// Since when there has been more to do than can be done in time, for those who leave time for a full batch.
+    overloaded_since: Option<Instant>,
+    /// Whether anybody has been refused for lateness since the line was last emptied.
+    turned_away: bool,
+    reading: Lead,
+    preparing: Lead,
+    /// Mean deviation of batches from their predictions, as a share.
+    deviation: f64,
+    busy: Duration,
+    last_end: Option<Instant>,
+}
+
+impl<J> Dispatcher<J> {
+    /// `workers` executors with the same `costs` and `capacity` seats between them.
+    pub fn new(capacity: usize, workers: usize, costs: CostTable) -> Self {
+        Self {
+            lineup: Lineup::default(),
+            costs,
+            capacity,
+            running: 0,
+            workers: vec![Worker::default(); workers.max(1)],
+            streak: 0,
+            overloaded_since: None,
+            turned_away: false,
+            reading: Lead::default(),
+            preparing: Lead::default(),
+            deviation: 0.0,
+            busy: Duration::ZERO,
+            last_end: None,
+        }
+    }
+
+    /// Seats taken: members on their way, waiting and running.
+    pub fn depth(&self) -> usize {
+        self.lineup.on_their_way() + self.lineup.ready() + self.running
+    }
+
+    /// Jobs that wait for an executor.
+    pub fn ready(&self) -> usize {
+        self.lineup.ready()
+    }
+
+    /// The costs as they are known now.
+    pub fn costs(&self) -> &CostTable {
+        &self.costs
+    }
+
+    /// Seconds until everything admitted so far would be done.
+    pub fn drain_seconds(&self, now: Instant) -> f64 {
+        let members = self.lineup.on_their_way() + self.lineup.ready();
+        self.free_in(now) + policy::drain_seconds(&self.costs, self.workers.len(), members)
+    }
+
+    /// Seconds of work done so far, all executors together.
+    pub fn busy_seconds(&self, now: Instant) -> f64 {
+        let current = self.workers.iter().filter_map(|worker| worker.busy);
+        let running: Duration = current.map(|(start, _)| now.saturating_duration_since(start)).sum();
+        (self.busy + running).as_secs_f64()
+    }
+
+    /// Takes `count` seats for jobs on their way, all or none.
+    ///
+    /// # Errors
+    /// No seats, or no prospect of an answer in time for all of them and for those accepted before.
+    pub fn admit(&mut self, now: Instant, terms: &Terms, count: usize) -> Result<Vec<Place>, Refusal> {
+        if self.capacity - self.depth().min(self.capacity) < count {
+            let wait = self.free_in(now) + policy::drain_seconds(&self.costs, self.workers.len(), count);
+            return Err(Refusal::Full { retry_after: Duration::from_secs_f64(wait) });
+        }
+        if self.depth() == 0 {
+            self.overloaded_since = None;
+        }
+        let foreseen = self.foresee(now, terms, count);
+        let slack = terms.deadline.saturating_duration_since(now).as_secs_f64();
+        if slack >= self.brisk_seconds() && matches!(foreseen, Err(Refusal::Late { .. })) {
+            self.turned_away = true;
+            self.overloaded_since.get_or_insert(now);
+        }
+        foreseen?;
+        let coming = Coming { admitted: now, received: None };
+        Ok((0..count).map(|_| self.lineup.announce(terms, coming)).collect())
+    }
+
+    /// The request at `place` has been received whole; what remains is its preparation.
+    pub fn received(&mut self, place: Place, now: Instant) {
+        if let Some(coming) = self.lineup.coming_mut(place) {
+            coming.received = Some(now);
+            self.reading.record(now.saturating_duration_since(coming.admitted));
+        }
+    }
+
+    /// Gives the member at `place` another deadline while it is on its way.
+    pub fn reschedule(&mut self, place: Place, deadline: Instant) -> Option<Place> {
+        self.lineup.reschedule(place, deadline)
+    }
+
+    /// The job of `place` is ready to run.
+    ///
+    /// # Errors
+    /// The job, when `place` is not on its way.
+    pub fn submit(&mut self, place: Place, now: Instant, job: J) -> Result<(), J> {
+        let coming = self.lineup.arrive(place, job)?;
+        let since = coming.received.unwrap_or(coming.admitted);
+        self.preparing.record(now.saturating_duration_since(since));
+        self.streak += 1;
+        Ok(())
+    }
+
+    /// Gives the seat at `place` back, and drops its job if that waits: its owner has gone. Whether there was anything to
+    /// give back.
+    pub fn cancel(&mut self, place: Place) -> bool {
+        self.lineup.withdraw(place).is_some() || self.lineup.remove(place).is_some()
+    }
+
+    /// What idle worker `index` does next; `open` says whether anything can still arrive.
+    pub fn next(&mut self, now: Instant, index: usize, open: bool) -> Turn<J> {
+        let expired = self.lineup.expire(now).into_iter().map(|(_, job)| job).collect();
+        let late = self.fallen_behind(now);
+        let mut turn = Turn { batch: Vec::new(), expired, late, wake: None, held_since: None };
+        while self.lineup.ready() > 0 && turn.batch.is_empty() {
+            match self.decide(now, open) {
+                Decision::Run(size) => self.form(now, size, &mut turn),
+                Decision::Wait(seconds) => {
+                    self.workers[index].held_since.get_or_insert(now);
+                    turn.wake = Some(now + Duration::from_secs_f64(seconds));
+                    return turn;
+                }
+            }
+        }
+        turn.held_since = self.workers[index].held_since.take();
+        self.relent(now, turn.batch.len());
+        if turn.batch.is_empty() {
+            self.streak = 0;
+        } else {
+            let size = turn.batch.len();
+            self.running += size;
+            let done = now + Duration::from_secs_f64(self.costs.seconds(size));
+            self.workers[index].busy = Some((now, done));
+        }
+        turn
+    }
+
+    /// Gives back the seats of `count` jobs that have run.
+    pub fn release(&mut self, count: usize) {
+        self.running -= count;
+    }
+
+    /// Worker `index` is done; a batch of `size` that went well also says what it costs.
+    pub fn finish(&mut self, now: Instant, index: usize, size: Option<usize>) {
+        let Some((start, done)) = self.workers[index].busy.take() else { return };
+        let took = now.saturating_duration_since(start);
+        let expected = done.saturating_duration_since(start).as_secs_f64();
+        if size.is_some() && expected > 0.0 {
+            let off = (took.as_secs_f64() / expected - 1.0).abs().min(1.0);
+            self.deviation += (off - self.deviation) / DEVIATION_MEMORY;
+        }
+        self.busy += took;
+        self.last_end = Some(now);
+        if let Some(size) = size {
+            self.costs.record(size, took);
+        }
+    }
+
+    fn decide(&self, now: Instant, open: bool) -> Decision {
+        let ready = self.lineup.ready();
+        let coming = if open && ready < self.costs.max_batch() { self.expected(now) } else { Vec::new() };
+        let deadline = self.lineup.earliest_ready().unwrap_or(now);
+        policy::decide(&View {
+            ready,
+            coming: &coming,
+            slack: deadline.saturating_duration_since(now).as_secs_f64(),
+            streak: self.streak,
+            costs: &self.costs,
+        })
+    }
+
+    /// When members on their way should be ready, in seconds from `now`, rising; those that are overdue are not counted on.
+    fn expected(&self, now: Instant) -> Vec<f64> {
+        let since = |moment: Instant| now.saturating_duration_since(moment).as_secs_f64();
+        let left = |coming: &Coming| match coming.received {
+            Some(received) => self.preparing.left(since(received)),
+            None => Some(self.reading.left(since(coming.admitted))? + self.preparing.typical()?),
+        };
+        let mut expected: Vec<f64> = self.lineup.coming().filter_map(left).collect();
+        expected.sort_unstable_by(f64::total_cmp);
+        expected
+    }
+
+    /// Takes `size` jobs for a batch, leaving out those that could not be in time in it.
+    fn form(&mut self, now: Instant, size: usize, turn: &mut Turn<J>) {
+        let done = now + Duration::from_secs_f64(self.costs.seconds(size));
+        let probe = self.may_probe(now);
+        while turn.batch.len() < size {
+            let Some((place, job)) = self.lineup.pop() else { break };
+            if place.deadline() < done && !probe {
+                turn.late.push(job);
+            } else {
+                turn.batch.push(job);
+            }
+        }
+    }
+
+    fn may_probe(&self, now: Instant) -> bool {
+        let idle = self.running == 0;
+        idle && self.last_end.is_none_or(|end| now.saturating_duration_since(end) > PROBE_AFTER)
+    }
+
+    /// Ready jobs that can no longer be in time because work took longer than predicted when they were accepted: they are
+    /// told at once, and make room for those that can.
+    fn fallen_behind(&mut self, now: Instant) -> Vec<J> {
+        let workers = self.workers.len();
+        let (ready, probe) = (self.lineup.ready(), self.may_probe(now));
+        let Some(earliest) = self.lineup.earliest_ready().filter(|_| !probe) else { return Vec::new() };
+        let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
+        if policy::drain_seconds(&self.costs, workers, ready) <= slack(earliest) {
+            return Vec::new();
+        }
+        let costs = &self.costs;
+        self.lineup.shed(|deadline, ahead| {
+            let slack = slack(deadline);
+            policy::finish_seconds(costs, workers, ahead, 0, slack) > slack
+        })
+    }
+
+    /// The share by which predictions are stretched for newcomers.
+    fn margin(&self) -> f64 {
+        1.0 + (DEVIATIONS * self.deviation).clamp(*MARGIN.start(), *MARGIN.end())
+    }
+
+    /// Whether `count` newcomers would be in time, and nobody accepted before would be late because of them.
+    fn foresee(&self, now: Instant, terms: &Terms, count: usize) -> Result<(), Refusal> {
+        let (workers, free) = (self.workers.len(), self.free_in(now));
+        let members = self.lineup.on_their_way() + self.lineup.ready();
+        let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
+        let margin = self.margin();
+        let everybody = free + margin * policy::drain_seconds(&self.costs, workers, members + count);
+        let earliest = self.lineup.earliest().map_or(terms.deadline, |first| first.min(terms.deadline));
+        let brisk = self.brisk_seconds();
+        if everybody <= slack(earliest).min(brisk) || members == 0 && self.may_probe(now) {
+            return Ok(());
+        }
+        let own = slack(terms.deadline);
+        let alone = policy::finish_seconds(&self.costs, workers, count - 1, 0, own);
+        if alone > own {
+            return Err(Refusal::Hopeless { needs: Duration::from_secs_f64(alone) });
+        }
+        let finish = |ahead: usize, all: usize, slack: f64| {
+            free + margin * policy::finish_seconds(&self.costs, workers, ahead, all - ahead - 1, slack - free)
+        };
+        let late = |excess: f64| Refusal::Late { retry_after: Duration::from_secs_f64(excess) };
+        let all = members + count;
+        let ahead = (self.lineup.ahead_of(terms) + count - 1).min(all - 1);
+        let done = finish(ahead, all, own);
+        if done > own {
+            return Err(late(done - own));
+        }
+        let limit = brisk.max(self.patience(now, own));
+        if done > limit {
+            return Err(late(done - limit));
+        }
+        for (deadline, ahead) in self.lineup.set_back_by(terms) {
+            let (slack, ahead) = (slack(deadline), ahead.min(all - count));
+            let before = finish(ahead - 1, members, slack);
+            let after = finish(ahead + count - 1, all, slack);
+            if after > slack && before <= slack {
+                return Err(late(after - slack));
+            }
+        }
+        Ok(())
+    }
+
+    /// What an answer takes at most in a queue that is no longer than it need be.
+    fn brisk_seconds(&self) -> f64 {
+        let lead = [&self.reading, &self.preparing].map(|lead| lead.typical().unwrap_or(0.0));
+        policy::brisk_seconds(&self.costs) + lead.iter().sum::<f64>()
+    }
+
+    /// Takes back an eighth of the time that overload has lasted when a batch of no more than an efficient `size` emptied the line
+    /// and nobody had been refused: once may be chance, and many times show that the load has gone.
+    fn relent(&mut self, now: Instant, size: usize) {
+        if self.lineup.ready() > 0 {
+            return;
+        }
+        let refused = std::mem::take(&mut self.turned_away);
+        if !refused && size <= policy::efficient_batch(&self.costs) {
+            let later = |since: Instant| since + now.saturating_duration_since(since) / 8;
+            self.overloaded_since = self.overloaded_since.map(later);
+        }
+    }
+
+    /// How long a newcomer with `slack` seconds may have to wait, in view of how long overload has lasted: all its time at
+    /// first, and once overload has outlasted that, less by one second in two, so that the queue shrinks while half of what is
+    /// served is made up for. A burst comes and goes and is taken in whole. What lasts is overload, and there a queue adds to
+    /// every answer and serves nobody (the good and the bad queue of Nichols and Jacobson, RFC 8289).
+    fn patience(&self, now: Instant, slack: f64) -> f64 {
+        let Some(since) = self.overloaded_since else { return slack };
+        let lasted = now.saturating_duration_since(since).as_secs_f64();
+        slack - (lasted - slack).max(0.0) / 2.0
+    }
+
+    /// Seconds until a worker is free.
+    fn free_in(&self, now: Instant) -> f64 {
+        let until = |worker: &Worker| match worker.busy {
+            Some((_, done)) => done.saturating_duration_since(now).as_secs_f64(),
+            None => 0.0,
+        };
+        self.workers.iter().map(until).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// How long members take on their way: a smoothed mean and mean deviation, in seconds.
+#[derive(Debug, Default)]
+struct Lead {
+    mean: f64,
+    deviation: f64,
+    known: bool,
+}
+
+impl Lead {
+    fn record(&mut self, took: Duration) {
+        let took = took.as_secs_f64();
+        if self.known {
+            self.deviation += ((took - self.mean).abs() - self.deviation) / LEAD_MEMORY;
+            self.mean += (took - self.mean) / LEAD_MEMORY;
+        } else {
+            *self = Self { mean: took, deviation: took / 2.0, known: true };
+        }
+    }
+
+    fn typical(&self) -> Option<f64> {
+        self.known.then_some(self.mean)
+    }
+
+    /// Seconds left of one that has taken `so_far`, on the safe side; `None` when it is overdue or nothing is known.
+    fn left(&self, so_far: f64) -> Option<f64> {
+        let expected = self.mean + self.deviation;
+        (self.known && so_far <= expected).then_some(expected - so_far)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! Real threads and a scripted executor: who runs with whom, who is answered what, and that everybody is answered once.
+
+use std::time::Duration;
+
+use crossbeam_channel::unbounded;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    batch::{Results, Terms, Ticket},
+    metrics::Metrics,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("odd input {0}")]
+struct Odd(u32);
+
+/// Doubles even numbers and refuses odd ones; a batch with 666 panics, one with 777 gets too few results, one with 888
+/// fails as a whole. Tells each batch on `batches` and then waits for a turn on `turns`.
+struct Scripted {
+    max: usize,
+    batches: crossbeam_channel::Sender<Vec<u32>>,
+    turns: Receiver<()>,
+}
+
+impl Executor for Scripted {
+    type Input = u32;
+    type Output = u32;
+    type Error = Odd;
+
+    fn max_batch(&self) -> usize {
+        self.max
+    }
+
+    fn run(&mut self, batch: &[u32]) -> Result<Results<Self>, Odd> {
+        self.batches.send(batch.to_vec()).unwrap();
+        self.turns.recv().unwrap();
+        assert!(!batch.contains(&666), "scripted panic");
+        if batch.contains(&888) {
+            return Err(Odd(888));
+        }
+        let short = usize::from(batch.contains(&777));
+        Ok(batch.iter().skip(short).map(|&n| if n % 2 == 0 { Ok(2 * n) } else { Err(Odd(n)) }).collect())
+    }
+}
+
+struct Stage {
+    queue: Queue<Scripted>,
+    workers: Workers,
+    batches: Receiver<Vec<u32>>,
+    turns: crossbeam_channel::Sender<()>,
+    metrics: Metrics,
+}
+
+fn far() -> Terms {
+    Terms::by(Instant::now() + Duration::from_secs(60))
+}
+
+impl Stage {
+    fn new(max: usize, capacity: usize) -> Self {
+        let (batches, seen) = unbounded();
+        let (turns, granted) = unbounded();
+        let metrics = Metrics::new();
+        let executor = Scripted { max, batches, turns: granted };
+        // Batches of every size cost the same, so that whatever waits goes together.
+        let costs = CostTable::from_points(max, (1..=max).map(|size| (size, Duration::from_micros(1))));
+        let (queue, workers) = start("test", vec![executor], capacity, costs, metrics.queue("test")).unwrap();
+        Self { queue, workers, batches: seen, turns, metrics }
+    }
+
+    fn submit(&self, input: u32) -> Ticket<Scripted> {
+        self.queue.admit(&far()).unwrap().submit(input)
+    }
+
+    fn batch(&self) -> Vec<u32> {
+        self.batches.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
+    fn turn(&self) {
+        self.turns.send(()).unwrap();
+    }
+
+    fn count(&self, outcome: &str) -> f64 {
+        let name = format!(r#"convoy_jobs_total{{queue="test",outcome="{outcome}"}} "#);
+        let text = self.metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
+        line.parse().unwrap()
+    }
+}
+
+#[test]
+fn jobs_gather_behind_a_running_batch_and_get_their_own_answers() {
+    let stage = Stage::new(4, 16);
+    let first = stage.submit(2);
+    assert_eq!(stage.batch(), [2]);
+    let rest: Vec<_> = [4, 5, 6, 8].into_iter().map(|n| stage.submit(n)).collect();
+    stage.turn();
+    assert_eq!(stage.batch(), [4, 5, 6, 8]);
+    stage.turn();
+    assert_eq!(first.wait(), Ok(4));
+    let answers: Vec<_> = rest.into_iter().map(Ticket::wait).collect();
+    assert_eq!(answers, [Ok(8), Err(JobError::Failed(Odd(5))), Ok(12), Ok(16)]);
+}
+
+#[test]
+fn the_most_urgent_goes_first() {
+    let stage = Stage::new(1, 16);
+    let first = stage.submit(2);
+    assert_eq!(stage.batch(), [2]);
+    let patient = stage.submit(4);
+    let urgent = Terms::by(Instant::now() + Duration::from_secs(30));
+    let urgent = stage.queue.admit(&urgent).unwrap().submit(6);
+    (0..3).for_each(|_| stage.turn());
+    assert_eq!((stage.batch(), stage.batch()), (vec![6], vec![4]));
+    assert_eq!((first.wait(), patient.wait(), urgent.wait()), (Ok(4), Ok(8), Ok(12)));
+}
+
+#[test]
+fn a_panic_or_a_broken_contract_is_answered_and_the_thread_lives_on() {
+    let stage = Stage::new(4, 16);
+    for poison in [666, 777] {
+        let bad = stage.submit(poison);
+        stage.batch();
+        stage.turn();
+        assert_eq!(bad.wait(), Err(JobError::Panicked));
+    }
+    let good = stage.submit(8);
+    stage.batch();
+    stage.turn();
+    assert_eq!(good.wait(), Ok(16));
+    assert!(stage.workers.liveness().all_running());
+}
+
+#[test]
+fn a_failing_batch_is_halved_until_the_poison_is_alone() {
+    for (poison, verdict) in [(666, JobError::Panicked), (888, JobError::Failed(Odd(888)))] {
+        let stage = Stage::new(8, 16);
+        let first = stage.submit(2);
+        stage.batch();
+        let inputs = [10, 12, 14, poison, 16, 18, 20, 22];
+        let jobs: Vec<_> = inputs.iter().map(|&n| stage.submit(n)).collect();
+        (0..8).for_each(|_| stage.turn());
+        let tried: Vec<_> = (0..7).map(|_| stage.batch().len()).collect();
+        assert_eq!(tried, [8, 4, 2, 2, 1, 1, 4], "{poison}");
+        assert_eq!(first.wait(), Ok(4));
+        for (input, job) in inputs.into_iter().zip(jobs) {
+            assert_eq!(job.wait(), if input == poison { Err(verdict.clone()) } else { Ok(2 * input) });
+        }
+    }
+}
+
+#[test]
+fn owners_who_leave_while_a_batch_is_halved_cost_nothing_more() {
+    let stage = Stage::new(4, 16);
+    let first = stage.submit(2);
+    stage.batch();
+    let kept = stage.submit(10);
+    let poison = stage.submit(666);
+    let leaving = [stage.submit(12), stage.submit(14)];
+    stage.turn();
+    assert_eq!(stage.batch(), [10, 666, 12, 14]);
+    drop(leaving);
+    (0..4).for_each(|_| stage.turn());
+    assert_eq!([stage.batch(), stage.batch(), stage.batch()], [vec![10, 666], vec![10], vec![666]]);
+    assert_eq!((kept.wait(), poison.wait(), first.wait()), (Ok(20), Err(JobError::Panicked), Ok(4)));
+    drop(stage.queue);
+    stage.workers.join();
+    assert!(stage.batches.is_empty(), "12 and 14 were not tried again");
+}
+
+#[test]
+fn expired_and_abandoned_jobs_never_reach_the_executor() {
+    let stage = Stage::new(4, 16);
+    let running = stage.submit(2);
+    stage.batch();
+    let deadline = Instant::now() + Duration::from_millis(30);
+    let expired = stage.queue.admit(&Terms::by(deadline)).unwrap().submit(4);
+    drop(stage.submit(6));
+    let live = stage.submit(8);
+    while Instant::now() <= deadline {
+        thread::yield_now();
+    }
+    stage.turn();
+    assert_eq!(stage.batch(), [8]);
+    stage.turn();
+    assert_eq!((running.wait(), expired.wait(), live.wait()), (Ok(4), Err(JobError::Expired), Ok(16)));
+    assert_eq!((stage.count("expired"), stage.count("abandoned"), stage.count("ok")), (1.0, 1.0, 2.0));
+}
+
+#[test]
+fn dropping_the_queue_drains_and_ends_the_thread() {
+    let stage = Stage::new(2, 16);
+    let tickets: Vec<_> = (0..5).map(|n| stage.submit(2 * n)).collect();
+    (0..5).for_each(|_| stage.turn());
+    let liveness = stage.workers.liveness();
+    drop(stage.queue);
+    stage.workers.join();
+    assert!(!liveness.all_running());
+    let answers: Vec<_> = tickets.into_iter().map(Ticket::wait).collect();
+    assert_eq!(answers, (0..5).map(|n| Ok(4 * n)).collect::<Vec<_>>());
+}
+
+/// Answers at once; panics on multiples of 13, fails as a whole on multiples of 11, errs on multiples of 7.
+struct Moody;
+
+impl Executor for Moody {
+    type Input = u32;
+    type Output = u32;
+    type Error = Odd;
+
+    fn max_batch(&self) -> usize {
+        5
+    }
+
+    fn run(&mut self, batch: &[u32]) -> Result<Results<Self>, Odd> {
+        assert!((1..=5).contains(&batch.len()));
+        assert!(!batch.iter().any(|n| n % 13 == 0), "moody panic");
+        if let Some(&bad) = batch.iter().find(|n| *n % 11 == 0) {
+            return Err(Odd(bad));
+        }
+        Ok(batch.iter().map(|&n| if n % 7 == 0 { Err(Odd(n)) } else { Ok(n + 1) }).collect())
+    }
+}
+
+/// What a job alone would be told.
+fn verdict(n: u32) -> Result<u32, JobError<Odd>> {
+    match n {
+        n if n % 13 == 0 => Err(JobError::Panicked),
+        n if n % 11 == 0 || n % 7 == 0 => Err(JobError::Failed(Odd(n))),
+        n => Ok(n + 1),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever mix of good, failing, panicking, expired and abandoned jobs arrives on several threads, every ticket that
+    /// is kept is answered exactly once, and with what its job alone deserves whoever it ran with.
+    #[test]
+    fn every_kept_ticket_gets_its_own_answer(
+        jobs in prop::collection::vec((1u32..200, 0u8..10), 1..80),
+        workers in 1usize..4,
+    ) {
+        let executors = (0..workers).map(|_| Moody).collect();
+        let costs = CostTable::unmeasured(5);
+        let (queue, pool) = start("moody", executors, 128, costs, Metrics::new().queue("moody")).unwrap();
+        let mut kept = Vec::new();
+        for &(n, mood) in &jobs {
+            let seat = if mood == 1 { queue.admit(&Terms::by(Instant::now())) } else { queue.admit(&far()) };
+            // The first of the hopeless may be let in to try, later ones are turned away.
+            let Ok(seat) = seat else { prop_assert_eq!(mood, 1); continue };
+            let ticket = seat.submit(n);
+            if mood != 0 { kept.push((n, mood, ticket)); }
+        }
+        let seats = queue.clone();
+        drop(queue);
+        for (n, mood, ticket) in kept {
+            let answer = ticket.wait();
+            match mood {
+                1 => prop_assert_eq!(answer, Err(JobError::Expired)),
+                _ => prop_assert_eq!(answer, verdict(n)),
+            }
+        }
+        prop_assert!(pool.liveness().all_running());
+        prop_assert_eq!(seats.depth(), 0);
+        drop(seats);
+        pool.join();
+    }
+}
