@@ -3,7 +3,7 @@
 //! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -58,8 +58,9 @@ impl App {
         let mut workers = Vec::new();
         let photos =
             config.photos.as_ref().map(|photos| build_photos(photos, &metrics, &mut workers)).transpose()?;
-        let questions = config.faq.as_ref().map(|faq| build_faq(faq, &metrics, &mut workers)).transpose()?;
-        describe(&metrics, photos.as_ref(), questions.as_ref());
+        let questions =
+            config.faq.as_ref().map(|faq| build_faq(faq, &metrics, &mut workers)).transpose()?.map(Arc::new);
+        describe(&metrics, photos.as_ref(), questions.as_deref());
         let pools = workers.iter().map(|pool| (pool.name(), pool.liveness())).collect();
         let readiness = Readiness::new(pools);
         let context = Context {
@@ -71,6 +72,11 @@ impl App {
             clients: Clients::new(config.clients.clone()),
         };
         Ok(Self { context, workers })
+    }
+
+    /// The FAQ side, where it is served; to reload its model. Weak, because its workers end with the last who could ask.
+    pub fn questions(&self) -> Option<Weak<Questions>> {
+        self.context.questions.as_ref().map(Arc::downgrade)
     }
 
     /// Serves `listener` until `shutdown`, drains, and waits for the worker threads.

@@ -95,6 +95,10 @@ pub struct ServeArgs {
     #[arg(long, env = "CONVOY_IGNORE_ORIENTATION")]
     pub ignore_orientation: bool,
 
+    /// Answer POST /admin/... too: whoever reaches the port may then reload models.
+    #[arg(long, env = "CONVOY_ADMIN")]
+    pub admin: bool,
+
     /// FAQ model, as `convoy faq train` writes it.
     #[arg(long, env = "CONVOY_FAQ_MODEL", default_value = "weights/faq.safetensors")]
     pub faq_model: PathBuf,
@@ -238,6 +242,8 @@ pub struct FaqConfig {
 /// Bounds of the HTTP layer.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpConfig {
+    /// Whether admin endpoints answer.
+    pub admin: bool,
     /// Most bytes of a body.
     pub max_body: usize,
     /// Most photos in one request.
@@ -366,6 +372,7 @@ impl ServeArgs {
         checks.range("--lame-duck-ms", self.lame_duck_ms, 0, 3_600_000);
         checks.range("--grace-ms", self.grace_ms, 0, 3_600_000);
         HttpConfig {
+            admin: self.admin,
             max_body: self.max_body_mib << 20,
             max_images: self.max_images,
             deadline: Duration::from_millis(self.deadline_ms),

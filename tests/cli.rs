@@ -94,28 +94,29 @@ struct Process {
 }
 
 impl Process {
-    #[expect(clippy::zombie_processes, reason = "`end` waits; a failing test takes the process down with it")]
-    fn start() -> Self {
-        let settings = config();
-        let weights = settings.photos.unwrap().weights;
-        let faq = settings.faq.unwrap().model;
-        let mut child =
-            convoy(&["serve", "--bind", "127.0.0.1:0", "--max-batch", "2", "--lame-duck-ms", "50"])
-                .args(["--weights", text(&weights), "--faq-model", text(&faq)])
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+    fn start(args: &[&str]) -> Self {
+        let mut child = convoy(&["serve", "--bind", "127.0.0.1:0", "--lame-duck-ms", "50"])
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut process = Self { child, address: String::new(), log };
+        process.address = process.wait_for("serving")["address"].as_str().unwrap().to_owned();
+        process
+    }
+
+    /// The next event of the log with this message.
+    fn wait_for(&mut self, message: &str) -> Value {
         let mut line = String::new();
-        while log.read_line(&mut line).unwrap() > 0 {
+        while self.log.read_line(&mut line).unwrap() > 0 {
             let event: Value = serde_json::from_str(&line).unwrap();
-            if event["message"] == "serving" {
-                let address = event["address"].as_str().unwrap().to_owned();
-                return Self { child, address, log };
+            if event["message"] == message {
+                return event;
             }
             line.clear();
         }
-        panic!("the server ended before it served");
+        panic!("the server ended before it said {message:?}");
     }
 
     fn signal(&self, name: &str) {
@@ -134,7 +135,10 @@ impl Process {
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
     for signal in ["-TERM", "-INT"] {
-        let process = Process::start();
+        let settings = config();
+        let (weights, faq) = (settings.photos.unwrap().weights, settings.faq.unwrap().model);
+        let process =
+            Process::start(&["--max-batch", "2", "--weights", text(&weights), "--faq-model", text(&faq)]);
         let client = reqwest::Client::new();
         let asks: Vec<_> = (0..8)
             .map(|index| {
@@ -154,6 +158,22 @@ async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
         assert_eq!(code, Some(0), "{log}");
         assert!(log.contains("every request answered"), "{log}");
     }
+}
+
+#[test]
+fn sighup_reloads_the_faq_model_and_says_what_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("faq.safetensors");
+    std::fs::copy(config().faq.unwrap().model, &model).unwrap();
+    let mut process = Process::start(&["--services", "faq", "--faq-model", text(&model)]);
+    process.signal("-HUP");
+    process.wait_for("FAQ model reloaded");
+    std::fs::write(&model, "damaged").unwrap();
+    process.signal("-HUP");
+    let event = process.wait_for("FAQ model not reloaded, the one before goes on answering");
+    assert!(event["error"].as_str().unwrap().contains("faq.safetensors"), "{event}");
+    process.signal("-TERM");
+    assert_eq!(process.end().0, Some(0));
 }
 
 #[test]

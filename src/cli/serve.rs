@@ -1,6 +1,6 @@
 //! `convoy serve`: configuration, models, then the port, then signals.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Weak, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -12,6 +12,7 @@ use crate::{
     app::{self, App},
     config::ServeArgs,
     http::{Ended, Shutdown},
+    service::Questions,
 };
 
 /// How long worker threads may take to end after the last request was answered.
@@ -24,6 +25,7 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = app::runtime()?;
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
+        reload_on_hangup(app.questions())?;
         let listener = TcpListener::bind(config.bind)
             .await
             .with_context(|| format!("cannot listen on {}", config.bind))?;
@@ -38,6 +40,20 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         Ended::Cut => anyhow::bail!("requests were still running when the grace period ended (--grace-ms)"),
     }
+}
+
+/// Reloads the FAQ model on every SIGHUP; what comes of it is logged.
+fn reload_on_hangup(questions: Option<Weak<Questions>>) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match questions.as_ref().and_then(Weak::upgrade) {
+                Some(questions) => drop(questions.reload().await),
+                None => tracing::warn!("SIGHUP reloads the FAQ model, and no questions are served"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Resolves on the first SIGTERM or SIGINT; a second one of either ends the process at once.

@@ -19,7 +19,9 @@ pub struct Loaded {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// The model needs an encoder.
-    #[error("the FAQ model needs the embedding model {needed:.16}: give its folder (--embeddings)")]
+    #[error(
+        "the FAQ model needs the embedding model {needed:.16}: give its folder (--embeddings, of `convoy serve` --faq-embeddings)"
+    )]
     Missing {
         /// Its digest.
         needed: String,

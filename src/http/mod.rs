@@ -5,6 +5,7 @@
 //! share is [`body`] (bounded reading), [`terms`] (deadline, priority, client), [`reply`] (answers and errors), `timing` (where
 //! the time went) and [`routes`] (which handler, and counting).
 
+mod admin;
 pub mod base64_image;
 pub mod body;
 mod classify;
@@ -53,7 +54,7 @@ pub struct Context {
     /// The photo side, when served.
     pub photos: Option<Photos>,
     /// The FAQ side, when served.
-    pub questions: Option<Questions>,
+    pub questions: Option<Arc<Questions>>,
     /// Whether traffic is wanted.
     pub readiness: Readiness,
     /// Every metric.

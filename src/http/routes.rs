@@ -15,7 +15,7 @@ use hyper::{
 };
 
 use super::{
-    Context,
+    Context, admin,
     body::Body,
     classify, faq, probes,
     reply::{Failure, Reply},
@@ -46,6 +46,8 @@ pub enum Route {
     Classify,
     /// `/faq`
     Faq,
+    /// `/admin/faq/reload`
+    ReloadFaq,
     /// Anything else.
     Unknown,
 }
@@ -62,6 +64,7 @@ impl Route {
             "/score" => Self::Score,
             "/classify" => Self::Classify,
             "/faq" => Self::Faq,
+            "/admin/faq/reload" => Self::ReloadFaq,
             _ => Self::Unknown,
         }
     }
@@ -77,20 +80,21 @@ impl Route {
             Self::Score => "score",
             Self::Classify => "classify",
             Self::Faq => "faq",
+            Self::ReloadFaq => "admin_faq_reload",
             Self::Unknown => "unknown",
         }
     }
 
     fn allowed(self) -> &'static str {
         match self {
-            Self::Score | Self::Classify | Self::Faq => "POST",
+            Self::Score | Self::Classify | Self::Faq | Self::ReloadFaq => "POST",
             _ => "GET, HEAD",
         }
     }
 
     fn allows(self, method: &Method) -> bool {
         match self {
-            Self::Score | Self::Classify | Self::Faq => method == Method::POST,
+            Self::Score | Self::Classify | Self::Faq | Self::ReloadFaq => method == Method::POST,
             Self::Unknown => true,
             _ => method == Method::GET || method == Method::HEAD,
         }
@@ -161,6 +165,7 @@ async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -
         Route::Score => score::answer(ask, body, context).await,
         Route::Classify => classify::answer(ask, body, context).await,
         Route::Faq => faq::answer(ask, body, context).await,
+        Route::ReloadFaq => admin::reload_faq(context).await,
         Route::Unknown => {
             let message = format!(
                 "there is nothing at {}; try POST /classify, POST /faq, POST /score or GET /version",

@@ -140,6 +140,7 @@ mod tests {
     use super::*;
 
     const LIMITS: HttpConfig = HttpConfig {
+        admin: false,
         max_body: 1,
         max_images: 1,
         deadline: Duration::from_secs(30),

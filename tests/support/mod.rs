@@ -105,6 +105,7 @@ pub fn config() -> Config {
         }),
         faq: Some(FaqConfig { model: models.faq.clone(), embeddings: None, threads: 1, queue: 128 }),
         http: HttpConfig {
+            admin: false,
             max_body: 8 << 20,
             max_images: 16,
             deadline: Duration::from_secs(60),
