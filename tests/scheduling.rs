@@ -166,8 +166,12 @@ async fn what_would_be_late_is_refused_at_once_and_told_when_to_come_back() {
     settings.photos.as_mut().unwrap().engine_threads = 1;
     let server = Server::start(&settings);
     let client = Client::new();
+    assert_eq!(answer(client.post(server.url("/classify")).body(photo(100))).await.0, 200);
+    let alone = metric(&metrics(&server).await, r#"convoy_batch_cost_seconds{queue="classify",size="1"}"#);
+    // Time for some of them, whatever this machine is busy with.
+    let deadline = (alone * 30e3).ceil().to_string();
     let asks = (0..100).map(|index| {
-        let request = client.post(server.url("/classify")).header(DEADLINE, "700").body(photo(index));
+        let request = client.post(server.url("/classify")).header(DEADLINE, &deadline).body(photo(index));
         async move {
             let started = Instant::now();
             let response = request.send().await.unwrap();
@@ -186,7 +190,7 @@ async fn what_would_be_late_is_refused_at_once_and_told_when_to_come_back() {
         assert_eq!(seconds, ms.div_ceil(1000).max(1), "{value}");
     }
     // One whose time ran out may have been decoding, waiting or running just then; one that was refused never ran.
-    let ran = outcome(&metrics(&server).await, "ok");
+    let ran = outcome(&metrics(&server).await, "ok") - 1.0;
     assert!(
         (served..=served + late).contains(&(ran as usize)),
         "{ran} ran, {served} were served, {late} were late"
