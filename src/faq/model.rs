@@ -18,9 +18,9 @@ use half::f16;
 ///
 /// A question with features `x` scores `sum_f x_f scale_f W_f + sum_f P_f + b + g max_t x . t` over the classes, where `W`
 /// is dense int8, `P` the sparse BM25 postings, `b` a constant of each class and `t` runs over the texts of the class, all
-/// weighed by the blend already; softmax makes that probabilities, of which [`Kinship`] lends a little. A question without
-/// any known gram scores zero everywhere, hence `1 / N` for each original. A model trained with an encoder adds what the
-/// text's vector scores.
+/// weighed by the blend already; softmax makes that probabilities, of which kinship lends a little. A question without any
+/// known gram scores zero everywhere, hence `1 / N` for each original. A model trained with an encoder adds what the text's
+/// vector scores.
 #[derive(Debug, Clone)]
 pub struct Model {
     pub(super) originals: Vec<Original>,
@@ -147,8 +147,8 @@ impl Model {
         self.duplicates
     }
 
-    /// A question whose [`Ranking::scope`] is below matches nothing: one in twenty right matches of the cross-validation
-    /// was.
+    /// A question whose [`Ranking::scope`](super::Ranking::scope) is below matches nothing: one in twenty right matches of
+    /// the cross-validation was.
     pub fn threshold(&self) -> f32 {
         self.scope.threshold
     }
