@@ -49,6 +49,7 @@ impl Postings {
     }
 
     /// Adds the score of one feature to every class that has it.
+    #[inline(always)]
     pub(super) fn score(&self, feature: u32, scores: &mut [f32]) {
         let range = self.range(feature);
         for (class, weight) in self.classes[range.clone()].iter().zip(&self.weights[range]) {
@@ -76,6 +77,47 @@ impl Postings {
             postings.ends.push(postings.classes.len() as u32);
         }
         postings
+    }
+}
+
+/// Features that have a posting in most classes carry them as a row of all classes: adding a row is a fraction of the work
+/// of adding as many postings one by one. Made from the postings where a model answers; no file has it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CommonRows {
+    /// By feature, which row it has, [`Self::NONE`] for those that keep to their postings.
+    row: Vec<u32>,
+    /// Row after row, a score for each class.
+    scores: Vec<f32>,
+    classes: usize,
+}
+
+impl CommonRows {
+    const NONE: u32 = u32::MAX;
+
+    /// A row costs as much as one posting for about so many classes.
+    const CLASSES_A_POSTING: usize = 8;
+
+    pub(super) fn of(postings: &Postings, classes: usize) -> Self {
+        let mut rows = Self { row: Vec::with_capacity(postings.ends.len()), scores: Vec::new(), classes };
+        let mut count = 0;
+        for feature in 0..postings.ends.len() as u32 {
+            let common = postings.range(feature).len() * Self::CLASSES_A_POSTING > classes;
+            rows.row.push(if common { count } else { Self::NONE });
+            if common {
+                count += 1;
+                let start = rows.scores.len();
+                rows.scores.resize(start + classes, 0.0);
+                postings.score(feature, &mut rows.scores[start..]);
+            }
+        }
+        rows
+    }
+
+    /// The scores of all classes for a common feature.
+    #[inline(always)]
+    pub(super) fn get(&self, feature: u32) -> Option<&[f32]> {
+        let row = self.row[feature as usize];
+        (row != Self::NONE).then(|| &self.scores[row as usize * self.classes..][..self.classes])
     }
 }
 
@@ -148,6 +190,23 @@ mod tests {
         whole.scale(&kinds, [2.0, 5.0, 3.0]);
         whole.add(&part);
         assert_eq!(whole.weights, [2.0 * before[0], 3.0 * before[1], 3.0 * before[2] + part.weights[0]]);
+    }
+
+    #[test]
+    fn rows_of_common_features_say_what_the_postings_say() {
+        let classes = 40;
+        let mut rows = Rows::default();
+        for class in 0..classes as u32 {
+            rows.push(&[0, 1 + class % 2, 3 + class], &[1.0; 3]);
+        }
+        let labels: Vec<u32> = (0..classes as u32).collect();
+        let postings = Postings::fit(&rows, &labels, &labels, &[Kind::Word; 43], classes);
+        let common = CommonRows::of(&postings, classes);
+        for feature in 0..43 {
+            let mut expected = vec![0.0; classes];
+            postings.score(feature, &mut expected);
+            assert_eq!(common.get(feature), (feature < 3).then_some(&expected[..]), "{feature}");
+        }
     }
 
     #[test]

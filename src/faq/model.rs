@@ -3,16 +3,18 @@
 
 use super::Match;
 use super::blend::{self, HeldOut};
-use super::bm25::Postings;
+use super::bm25::{CommonRows, Postings};
 use super::corpus::{Corpus, Original};
 use super::embedding::{self, Embedding};
-use super::features::{Featurizer, Kind, Vocabulary};
+use super::encoder::Simd;
+use super::features::{Features, Featurizer, Kind, Vocabulary};
 use super::kin::Kinship;
 use super::logistic::{Weights, softmax};
 use super::neighbours::Neighbours;
 use super::scope::{Best, Scope};
 use super::train::{Scorers, TrainOptions};
 use half::f16;
+use pulp::NullaryFnOnce;
 
 /// A trained model: immutable, shared by every worker.
 ///
@@ -27,6 +29,7 @@ pub struct Model {
     pub(super) vocabulary: Vocabulary,
     pub(super) dense: Quantised,
     pub(super) postings: Postings,
+    pub(super) common: CommonRows,
     /// What each class scores for the number of its texts.
     pub(super) constants: Vec<f32>,
     pub(super) neighbours: Neighbours,
@@ -105,6 +108,7 @@ impl Model {
             originals: corpus.originals.clone(),
             dense: Quantised::new(&weights, kinds.len(), blend[blend::LOGISTIC] as f32),
             vocabulary,
+            common: CommonRows::of(&postings, constants.len()),
             postings,
             scope: Scope::fit(held_out, blend, &constants),
             constants,
@@ -198,16 +202,37 @@ impl Model {
             return false;
         }
         scores.copy_from_slice(&self.constants);
-        for (feature, value) in features.indices.iter().zip(features.values) {
-            self.dense.score(*feature as usize, *value, scores);
-            self.postings.score(*feature, scores);
-        }
-        self.neighbours.score(features, self.nearest, cosines, scores);
+        Simd::detect().run(GramScores { model: self, features, cosines, scores });
         if let Some((embedding, _)) = &self.embedding {
             let vector = vector.expect("bug: a model and its encoder are loaded together");
             embedding.score(vector, [1.0, embedding.similar], space, scores);
         }
         true
+    }
+}
+
+/// Adds what a text's grams score. Vectors of any width give the same sums: no two scores are added to each other.
+struct GramScores<'a> {
+    model: &'a Model,
+    features: Features<'a>,
+    cosines: &'a mut Vec<f32>,
+    scores: &'a mut [f32],
+}
+
+impl NullaryFnOnce for GramScores<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { model, features, cosines, scores } = self;
+        for (feature, value) in features.indices.iter().zip(features.values) {
+            model.dense.score(*feature as usize, *value, scores);
+            match model.common.get(*feature) {
+                Some(row) => scores.iter_mut().zip(row).for_each(|(score, added)| *score += added),
+                None => model.postings.score(*feature, scores),
+            }
+        }
+        model.neighbours.score(features, model.nearest, cosines, scores);
     }
 }
 
@@ -229,6 +254,7 @@ impl Quantised {
         quantised
     }
 
+    #[inline(always)]
     fn score(&self, feature: usize, value: f32, scores: &mut [f32]) {
         let row = &self.data[feature * scores.len()..][..scores.len()];
         let value = value * self.scales[feature];

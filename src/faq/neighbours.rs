@@ -49,6 +49,7 @@ impl Neighbours {
     }
 
     /// Adds to every class's score `weight` times the cosine of its nearest text. `cosines` is scratch space.
+    #[inline(always)]
     pub(super) fn score(
         &self,
         features: Features<'_>,
@@ -58,6 +59,7 @@ impl Neighbours {
     ) {
         cosines.clear();
         cosines.resize(self.class_ends.last().map_or(0, |end| *end as usize), 0.0);
+        let cosines = cosines.as_mut_slice();
         for (feature, value) in features.indices.iter().zip(features.values) {
             let feature = *feature as usize;
             let start = if feature == 0 { 0 } else { self.ends[feature - 1] as usize };

@@ -30,7 +30,7 @@
 //! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data), `duplicates` (how many), `encoder` (its
 //! digest, where one is needed) and `checksum` (of the tensors).
 
-use super::bm25::Postings;
+use super::bm25::{CommonRows, Postings};
 use super::corpus::{MAX_ORIGINALS, Original};
 use super::embedding::Embedding;
 use super::features::{Entry, Kind, Vocabulary};
@@ -249,11 +249,13 @@ impl Model {
         let file = Tensors(SafeTensors::deserialize(bytes)?);
         let classes = file.length("question.id", 1, MAX_ORIGINALS)?;
         let features = file.length("gram.hash", 0, u32::MAX as usize)?;
+        let postings = file.postings(features, classes)?;
         let model = Self {
             originals: file.originals(classes)?,
             vocabulary: file.vocabulary(features)?,
             dense: file.dense(features, classes)?,
-            postings: file.postings(features, classes)?,
+            common: CommonRows::of(&postings, classes),
+            postings,
             constants: file.weights("class.constant", Dtype::F32, classes, f32::from_le_bytes)?,
             neighbours: file.neighbours(features, classes)?,
             nearest: file.weights("near.blend", Dtype::F32, 1, f32::from_le_bytes)?[0],

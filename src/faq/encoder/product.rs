@@ -2,7 +2,7 @@
 //! owns the layout of the weights and the blocking; what a network is made of is `network`'s. No unsafe code: `pulp`
 //! compiles each step for the widest instructions the processor has, and the loops are written so that they vectorise.
 
-use pulp::f32x8;
+use pulp::{NullaryFnOnce, f32x8};
 
 /// Outputs of a panel: two registers of eight.
 const LANES: usize = 16;
@@ -26,14 +26,15 @@ impl Simd {
         }
     }
 
-    /// Runs `step`, compiled for these instructions if it is inlined.
+    /// Runs `step`, compiled for these instructions if it is inlined. A closure that does much is not; something whose
+    /// `call` is marked `inline(always)` is.
     #[inline(always)]
-    pub(in crate::faq) fn run<R>(self, step: impl FnOnce() -> R) -> R {
+    pub(in crate::faq) fn run<R>(self, step: impl NullaryFnOnce<Output = R>) -> R {
         #[cfg(target_arch = "x86_64")]
         if let Some(wide) = self.wide {
             return wide.vectorize(step);
         }
-        step()
+        step.call()
     }
 }
 
