@@ -1,6 +1,8 @@
-//! A crowd at the door: what batching gains with 64 clients, and what a question waits while photos flood the server.
+//! A crowd at the door: what batching gains with 64 clients, what a question waits while photos flood the server, and how
+//! many questions a second are answered over connections that stay open.
 //!
-//! `cargo bench --bench crowd [-- throughput | isolation]` prints medians over interleaved rounds. Not criterion: the figure is a rate over many clients, and a distribution.
+//! `cargo bench --bench crowd [-- throughput | isolation | questions]` prints medians over interleaved rounds. Not criterion:
+//! the figure is a rate over many clients, and a distribution.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -20,8 +22,12 @@ use futures_util::future::join_all;
 use kernels::priority::Priority;
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
-use support::{Server, config, photo, random_weights};
-use tokio::runtime::{Builder, Runtime};
+use support::{Server, config, faq_corpus, photo, random_weights};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime::{Builder, Runtime},
+};
 
 const CLIENTS: usize = 64;
 const ROUNDS: usize = 5;
@@ -149,6 +155,70 @@ fn isolation(runtime: &Runtime, weights: &std::path::Path) {
     elsewhere.block_on(join_all(flood));
 }
 
+/// Closed loops of questions over connections that stay open: the answers' rate and how long each took. The clients are as
+/// thin as can be, because they share the processors with the server.
+fn keep_asking() {
+    let server = Server::start(&config());
+    let asked = |text: &str| {
+        let body = json!({"question": text}).to_string();
+        let head = format!("POST /faq HTTP/1.1\r\nhost: bench\r\ncontent-length: {}\r\n", body.len());
+        format!("{head}content-type: application/json\r\n\r\n{body}").into_bytes()
+    };
+    let requests: Vec<Vec<u8>> =
+        faq_corpus().duplicates.iter().map(|duplicate| asked(&duplicate.text)).collect();
+    let clients = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for connections in [1, 16, 32] {
+        let mut rates = Vec::new();
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            let loops = (0..connections).map(|first| keep_open(&server, &requests, first, started));
+            let round = clients.block_on(join_all(loops));
+            let answers: usize = round.iter().map(Vec::len).sum();
+            rates.push(answers as f64 / started.elapsed().as_secs_f64());
+            times.extend(round.into_iter().flatten());
+        }
+        times.sort_by(f64::total_cmp);
+        println!("{connections:2} connections {:8.0} questions/s", median(rates));
+        line("  at the client", &times);
+    }
+}
+
+/// Milliseconds of the answers on one connection for two seconds from `started`.
+async fn keep_open(server: &Server, requests: &[Vec<u8>], first: usize, started: Instant) -> Vec<f64> {
+    let url = server.url("");
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.set_nodelay(true).expect("a live socket");
+    let (mut times, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    for request in requests.iter().cycle().skip(first * requests.len() / 32) {
+        let sent = Instant::now();
+        if sent - started > Duration::from_secs(2) {
+            break;
+        }
+        stream.write_all(request).await.expect("the server reads");
+        let mut got = 0;
+        let mut missing = usize::MAX;
+        while missing > 0 {
+            let read = stream.read(&mut buffer[got..]).await.expect("the server answers");
+            assert!(read > 0, "the connection stays open");
+            got += read;
+            missing = length_of(&buffer[..got]).map_or(usize::MAX, |length| length - got);
+        }
+        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..got]));
+        times.push(sent.elapsed().as_secs_f64() * 1e3);
+    }
+    times
+}
+
+/// Bytes of an answer, head included, once its head is there.
+fn length_of(answer: &[u8]) -> Option<usize> {
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?;
+    Some(end + 4 + length.parse::<usize>().ok()?)
+}
+
 fn main() {
     // `cargo test --benches` only wants to see that it runs.
     if std::env::args().any(|argument| argument == "--test") {
@@ -156,11 +226,16 @@ fn main() {
     }
     let (_folder, weights) = random_weights(Arch::ResNet50);
     let runtime = Runtime::new().expect("a runtime");
-    let only = std::env::args().find(|argument| ["throughput", "isolation"].contains(&argument.as_str()));
-    if only.as_deref() != Some("isolation") {
+    let parts = ["throughput", "isolation", "questions"];
+    let only = std::env::args().find(|argument| parts.contains(&argument.as_str()));
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("throughput") {
         throughput(&runtime, &weights);
     }
-    if only.as_deref() != Some("throughput") {
+    if wanted("isolation") {
         isolation(&runtime, &weights);
+    }
+    if wanted("questions") {
+        keep_asking();
     }
 }
