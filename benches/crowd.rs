@@ -17,14 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use convoy::vision::Arch;
 use futures_util::future::join_all;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, client::conn::http1};
+use hyper_util::rt::TokioIo;
 use kernels::priority::Priority;
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
 use support::{Server, config, faq_corpus, photo, random_weights};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::{Builder, Runtime},
 };
@@ -158,13 +161,11 @@ fn isolation(runtime: &Runtime, weights: &std::path::Path) {
 /// Closed loops of questions over connections that stay open: the answers' rate and how long each took. The clients are as
 /// thin as can be, because they share the processors with the server.
 fn keep_asking() {
-    let server = Server::start(&config());
-    let asked = |text: &str| {
-        let body = json!({"question": text}).to_string();
-        let head = format!("POST /faq HTTP/1.1\r\nhost: bench\r\ncontent-length: {}\r\n", body.len());
-        format!("{head}content-type: application/json\r\n\r\n{body}").into_bytes()
-    };
-    let requests: Vec<Vec<u8>> =
+    let mut settings = config();
+    settings.photos = None;
+    let server = Server::start(&settings);
+    let asked = |text: &str| Bytes::from(json!({"question": text}).to_string());
+    let questions: Vec<Bytes> =
         faq_corpus().duplicates.iter().map(|duplicate| asked(&duplicate.text)).collect();
     let clients = Builder::new_current_thread().enable_all().build().expect("a runtime");
     for connections in [1, 16, 32] {
@@ -172,7 +173,10 @@ fn keep_asking() {
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
             let started = Instant::now();
-            let loops = (0..connections).map(|first| keep_open(&server, &requests, first, started));
+            let loops = (0..connections).map(|index| {
+                let first = index * questions.len() / connections;
+                keep_open(&server, questions.iter().cycle().skip(first), started)
+            });
             let round = clients.block_on(join_all(loops));
             let answers: usize = round.iter().map(Vec::len).sum();
             rates.push(answers as f64 / started.elapsed().as_secs_f64());
@@ -185,38 +189,31 @@ fn keep_asking() {
 }
 
 /// Milliseconds of the answers on one connection for two seconds from `started`.
-async fn keep_open(server: &Server, requests: &[Vec<u8>], first: usize, started: Instant) -> Vec<f64> {
-    let url = server.url("");
-    let address = url.trim_start_matches("http://").trim_end_matches('/');
-    let mut stream = TcpStream::connect(address).await.expect("a connection");
+async fn keep_open<'a>(
+    server: &Server,
+    questions: impl Iterator<Item = &'a Bytes>,
+    started: Instant,
+) -> Vec<f64> {
+    let stream = TcpStream::connect(server.address).await.expect("a connection");
     stream.set_nodelay(true).expect("a live socket");
-    let (mut times, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    for request in requests.iter().cycle().skip(first * requests.len() / 32) {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection);
+    let mut times = Vec::new();
+    for question in questions {
         let sent = Instant::now();
         if sent - started > Duration::from_secs(2) {
             break;
         }
-        stream.write_all(request).await.expect("the server reads");
-        let mut got = 0;
-        let mut missing = usize::MAX;
-        while missing > 0 {
-            let read = stream.read(&mut buffer[got..]).await.expect("the server answers");
-            assert!(read > 0, "the connection stays open");
-            got += read;
-            missing = length_of(&buffer[..got]).map_or(usize::MAX, |length| length - got);
-        }
-        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..got]));
+        let request =
+            Request::post("/faq").header("host", "bench").header("content-type", "application/json");
+        let request = request.body(Full::new(question.clone())).expect("a request");
+        let response = sender.send_request(request).await.expect("an answer");
+        assert!(response.status().is_success(), "{}", response.status());
+        response.into_body().collect().await.expect("the whole answer");
+        sender.ready().await.expect("the connection stays open");
         times.push(sent.elapsed().as_secs_f64() * 1e3);
     }
     times
-}
-
-/// Bytes of an answer, head included, once its head is there.
-fn length_of(answer: &[u8]) -> Option<usize> {
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?;
-    Some(end + 4 + length.parse::<usize>().ok()?)
 }
 
 fn main() {
@@ -224,18 +221,21 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let (_folder, weights) = random_weights(Arch::ResNet50);
-    let runtime = Runtime::new().expect("a runtime");
     let parts = ["throughput", "isolation", "questions"];
     let only = std::env::args().find(|argument| parts.contains(&argument.as_str()));
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("questions") {
+        keep_asking();
+    }
+    if !wanted("throughput") && !wanted("isolation") {
+        return;
+    }
+    let (_folder, weights) = random_weights(Arch::ResNet50);
+    let runtime = Runtime::new().expect("a runtime");
     if wanted("throughput") {
         throughput(&runtime, &weights);
     }
     if wanted("isolation") {
         isolation(&runtime, &weights);
-    }
-    if wanted("questions") {
-        keep_asking();
     }
 }

@@ -50,11 +50,11 @@ struct Answered {
     timing: String,
 }
 
-/// What became of a load, all rounds together.
+/// A load and what became of it, all rounds together.
 #[derive(Default)]
-struct Outcome {
+struct Load {
     asked: usize,
-    /// Photos executed by the server, whatever became of them.
+    /// Photos that the server executed well, in time or not.
     executed: f64,
     /// By round: answers in time, as a share of what the server did just before.
     goodput: Vec<f64>,
@@ -159,11 +159,11 @@ impl Bench {
     }
 
     /// One round of a load of `factor` times `capacity`.
-    fn overload(&self, capacity: f64, factor: f64, outcome: &mut Outcome) {
+    fn overload(&self, capacity: f64, factor: f64, load: &mut Load) {
         let before = self.outcome("ok");
         let (started, answers) = self.flood(factor * capacity);
-        outcome.executed += self.outcome("ok") - before;
-        outcome.asked += answers.len();
+        load.executed += self.outcome("ok") - before;
+        load.asked += answers.len();
         let window = WARM_UP..WARM_UP + WINDOW;
         let mut in_time = 0;
         for answer in answers {
@@ -171,13 +171,13 @@ impl Bench {
             match answer.status {
                 200 => {
                     in_time += usize::from(counts && answer.ms <= DEADLINE_MS);
-                    outcome.served.push(answer.ms);
+                    load.served.push(answer.ms);
                 }
-                429 if !answer.shed => outcome.refused.push(answer.ms),
-                _ => outcome.given_up.push(answer.ms),
+                429 if !answer.shed => load.refused.push(answer.ms),
+                _ => load.given_up.push(answer.ms),
             }
         }
-        outcome.goodput.push(in_time as f64 / WINDOW / capacity);
+        load.goodput.push(in_time as f64 / WINDOW / capacity);
     }
 }
 
@@ -211,12 +211,12 @@ fn main() {
     println!("batch costs (size, ms): {costs:.2?}; best fixed size: {best:.2} photos/s");
     bench.lone();
     let mut saturated = Vec::new();
-    let mut outcomes = FACTORS.map(|_| Outcome::default());
+    let mut loads = FACTORS.map(|_| Load::default());
     for _ in 0..ROUNDS {
-        for (factor, outcome) in FACTORS.into_iter().zip(&mut outcomes) {
+        for (factor, load) in FACTORS.into_iter().zip(&mut loads) {
             let rate = bench.saturate(4.0);
             saturated.push(rate / best_rate(&bench.costs()));
-            bench.overload(rate, factor, outcome);
+            bench.overload(rate, factor, load);
         }
     }
     println!(
@@ -224,8 +224,8 @@ fn main() {
         100.0 * quantile(saturated.clone(), 0.5),
         saturated.len()
     );
-    for (factor, outcome) in FACTORS.into_iter().zip(outcomes) {
-        let Outcome { asked, executed, goodput, served, refused, given_up } = outcome;
+    for (factor, load) in FACTORS.into_iter().zip(loads) {
+        let Load { asked, executed, goodput, served, refused, given_up } = load;
         let shares: Vec<String> = goodput.iter().map(|share| format!("{:.0}", 100.0 * share)).collect();
         println!(
             "{factor}x: {asked} asked, {} served ({executed} executed), {} refused, {} given up; goodput {:.1} % of capacity (rounds: {})",

@@ -80,44 +80,49 @@ impl Postings {
     }
 }
 
-/// Features that have a posting in most classes carry them as a row of all classes: adding a row is a fraction of the work
-/// of adding as many postings one by one. Made from the postings where a model answers; no file has it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct CommonRows {
+/// Postings as a model reads them: features that many classes have carry a row of all classes besides, because adding a row
+/// is less work than adding as many postings one by one. No file has the rows; they are at most [`Self::CLASSES_A_POSTING`]
+/// floats for each posting.
+#[derive(Debug, Clone)]
+pub(super) struct Index {
+    pub(super) postings: Postings,
     /// By feature, which row it has, [`Self::NONE`] for those that keep to their postings.
     row: Vec<u32>,
     /// Row after row, a score for each class.
-    scores: Vec<f32>,
-    classes: usize,
+    rows: Vec<f32>,
 }
 
-impl CommonRows {
+impl Index {
     const NONE: u32 = u32::MAX;
 
     /// A row costs as much as one posting for about so many classes.
     const CLASSES_A_POSTING: usize = 8;
 
-    pub(super) fn of(postings: &Postings, classes: usize) -> Self {
-        let mut rows = Self { row: Vec::with_capacity(postings.ends.len()), scores: Vec::new(), classes };
-        let mut count = 0;
+    pub(super) fn new(postings: Postings, classes: usize) -> Self {
+        let (mut row, mut rows) = (Vec::with_capacity(postings.ends.len()), Vec::new());
         for feature in 0..postings.ends.len() as u32 {
-            let common = postings.range(feature).len() * Self::CLASSES_A_POSTING > classes;
-            rows.row.push(if common { count } else { Self::NONE });
-            if common {
-                count += 1;
-                let start = rows.scores.len();
-                rows.scores.resize(start + classes, 0.0);
-                postings.score(feature, &mut rows.scores[start..]);
+            if postings.range(feature).len() * Self::CLASSES_A_POSTING <= classes {
+                row.push(Self::NONE);
+                continue;
             }
+            let start = rows.len();
+            row.push((start / classes) as u32);
+            rows.resize(start + classes, 0.0);
+            postings.score(feature, &mut rows[start..]);
         }
-        rows
+        Self { postings, row, rows }
     }
 
-    /// The scores of all classes for a common feature.
+    /// Adds the score of one feature to all classes, of which there are `scores.len()`.
     #[inline(always)]
-    pub(super) fn get(&self, feature: u32) -> Option<&[f32]> {
-        let row = self.row[feature as usize];
-        (row != Self::NONE).then(|| &self.scores[row as usize * self.classes..][..self.classes])
+    pub(super) fn score(&self, feature: u32, scores: &mut [f32]) {
+        match self.row[feature as usize] {
+            Self::NONE => self.postings.score(feature, scores),
+            row => {
+                let row = &self.rows[row as usize * scores.len()..][..scores.len()];
+                scores.iter_mut().zip(row).for_each(|(score, added)| *score += added);
+            }
+        }
     }
 }
 
@@ -193,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_common_features_say_what_the_postings_say() {
+    fn an_index_scores_as_its_postings_do() {
         let classes = 40;
         let mut rows = Rows::default();
         for class in 0..classes as u32 {
@@ -201,11 +206,13 @@ mod tests {
         }
         let labels: Vec<u32> = (0..classes as u32).collect();
         let postings = Postings::fit(&rows, &labels, &labels, &[Kind::Word; 43], classes);
-        let common = CommonRows::of(&postings, classes);
+        let index = Index::new(postings.clone(), classes);
         for feature in 0..43 {
-            let mut expected = vec![0.0; classes];
-            postings.score(feature, &mut expected);
-            assert_eq!(common.get(feature), (feature < 3).then_some(&expected[..]), "{feature}");
+            assert_eq!(index.row[feature as usize] != Index::NONE, feature < 3, "{feature}");
+            let mut scores = [vec![0.5; classes], vec![0.5; classes]];
+            postings.score(feature, &mut scores[0]);
+            index.score(feature, &mut scores[1]);
+            assert_eq!(scores[0], scores[1], "{feature}");
         }
     }
 

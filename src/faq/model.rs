@@ -3,7 +3,7 @@
 
 use super::Match;
 use super::blend::{self, HeldOut};
-use super::bm25::{CommonRows, Postings};
+use super::bm25::{self, Postings};
 use super::corpus::{Corpus, Original};
 use super::embedding::{self, Embedding};
 use super::encoder::Simd;
@@ -28,8 +28,7 @@ pub struct Model {
     pub(super) originals: Vec<Original>,
     pub(super) vocabulary: Vocabulary,
     pub(super) dense: Quantised,
-    pub(super) postings: Postings,
-    pub(super) common: CommonRows,
+    pub(super) bm25: bm25::Index,
     /// What each class scores for the number of its texts.
     pub(super) constants: Vec<f32>,
     pub(super) neighbours: Neighbours,
@@ -108,8 +107,7 @@ impl Model {
             originals: corpus.originals.clone(),
             dense: Quantised::new(&weights, kinds.len(), blend[blend::LOGISTIC] as f32),
             vocabulary,
-            common: CommonRows::of(&postings, constants.len()),
-            postings,
+            bm25: bm25::Index::new(postings, constants.len()),
             scope: Scope::fit(held_out, blend, &constants),
             constants,
             neighbours,
@@ -227,10 +225,7 @@ impl NullaryFnOnce for GramScores<'_> {
         let Self { model, features, cosines, scores } = self;
         for (feature, value) in features.indices.iter().zip(features.values) {
             model.dense.score(*feature as usize, *value, scores);
-            match model.common.get(*feature) {
-                Some(row) => scores.iter_mut().zip(row).for_each(|(score, added)| *score += added),
-                None => model.postings.score(*feature, scores),
-            }
+            model.bm25.score(*feature, scores);
         }
         model.neighbours.score(features, model.nearest, cosines, scores);
     }

@@ -30,7 +30,7 @@
 //! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data), `duplicates` (how many), `encoder` (its
 //! digest, where one is needed) and `checksum` (of the tensors).
 
-use super::bm25::{CommonRows, Postings};
+use super::bm25::{self, Postings};
 use super::corpus::{MAX_ORIGINALS, Original};
 use super::embedding::Embedding;
 use super::features::{Entry, Kind, Vocabulary};
@@ -191,7 +191,7 @@ impl Model {
         let entries = self.vocabulary.entries();
         let near = &self.neighbours;
         let (n, v, p, q) =
-            (self.originals.len(), entries.len(), self.postings.classes.len(), near.texts.len());
+            (self.originals.len(), entries.len(), self.bm25.postings.classes.len(), near.texts.len());
         let (kin, k) = (&self.kinship, self.kinship.classes.len());
         let [constant, log_p, evidence] = self.scope.weights;
         let scope = [constant, log_p, evidence, self.scope.threshold];
@@ -203,9 +203,11 @@ impl Model {
         let mut tensors = vec![
             tensor("dense.weight", Dtype::I8, [v, n], &self.dense.data, |x| x.to_le_bytes()),
             tensor("dense.scale", Dtype::F32, [v], &self.dense.scales, |x| x.to_le_bytes()),
-            tensor("postings.end", Dtype::U32, [v], &self.postings.ends, |x| x.to_le_bytes()),
-            tensor("postings.class", Dtype::U16, [p], &self.postings.classes, |x| x.to_le_bytes()),
-            tensor("postings.weight", Dtype::F16, [p], &self.postings.weights, |x| round(x).to_le_bytes()),
+            tensor("postings.end", Dtype::U32, [v], &self.bm25.postings.ends, |x| x.to_le_bytes()),
+            tensor("postings.class", Dtype::U16, [p], &self.bm25.postings.classes, |x| x.to_le_bytes()),
+            tensor("postings.weight", Dtype::F16, [p], &self.bm25.postings.weights, |x| {
+                round(x).to_le_bytes()
+            }),
             tensor("gram.hash", Dtype::U64, [v], entries, |x| x.hash.to_le_bytes()),
             tensor("gram.kind", Dtype::U8, [v], entries, |x| [kind(x)]),
             tensor("gram.idf", Dtype::F32, [v], entries, |x| x.idf.to_le_bytes()),
@@ -249,13 +251,11 @@ impl Model {
         let file = Tensors(SafeTensors::deserialize(bytes)?);
         let classes = file.length("question.id", 1, MAX_ORIGINALS)?;
         let features = file.length("gram.hash", 0, u32::MAX as usize)?;
-        let postings = file.postings(features, classes)?;
         let model = Self {
             originals: file.originals(classes)?,
             vocabulary: file.vocabulary(features)?,
             dense: file.dense(features, classes)?,
-            common: CommonRows::of(&postings, classes),
-            postings,
+            bm25: bm25::Index::new(file.postings(features, classes)?, classes),
             constants: file.weights("class.constant", Dtype::F32, classes, f32::from_le_bytes)?,
             neighbours: file.neighbours(features, classes)?,
             nearest: file.weights("near.blend", Dtype::F32, 1, f32::from_le_bytes)?[0],
