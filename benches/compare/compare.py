@@ -138,7 +138,7 @@ def main():
     set_up()
     import network
 
-    convoy = args.convoy or (build() if "convoy" in args.engines else None)
+    convoy = os.path.abspath(args.convoy) if args.convoy else build() if "convoy" in args.engines else None
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     print(f"{os.path.basename(args.weights)}, {cpu or platform.processor()}, {os.cpu_count()} cores, {args.clock} time")
     print("batch threads  engine       version                images/s      min      max    ratio |logits|  peak MB")
