@@ -1,8 +1,9 @@
 //! A lone request: what a photo waits beside its own decoding and the engine's batch of one when nobody else asks, once a
 //! second, when processors and caches have gone cold.
 //!
-//! `cargo bench --bench lone [-- resnet152]` prints the distribution of one request's latency at the client and where it
-//! went as the server tells it. Not criterion: it must rest between requests.
+//! `cargo bench --bench lone [-- resnet152]` prints the distribution of one request's latency at the client, where it went
+//! as the server tells it, and what a probe takes in the same rhythm, which is HTTP and nothing else. Not criterion: it must
+//! rest between requests.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -14,18 +15,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use convoy::vision::Arch;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, client::conn::http1};
+use hyper::{
+    Request,
+    client::conn::http1::{self, SendRequest},
+    http::{request::Builder, response::Parts},
+};
 use hyper_util::rt::TokioIo;
 use support::{Server, config, photo, random_weights};
-use tokio::{net::TcpStream, runtime::Builder, time::MissedTickBehavior};
+use tokio::{net::TcpStream, runtime, time::MissedTickBehavior};
 
 const REQUESTS: usize = 40;
-const INTERVAL: Duration = Duration::from_secs(1);
+
+/// From a photo to a probe and on to the next photo: one a second of each.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Milliseconds of one request.
 struct Sample {
     /// At the client, from the first byte sent to the last received.
     client: f64,
+    /// The same of a probe.
+    probe: f64,
     /// Stages as in `Server-Timing`.
     stages: Vec<(String, f64)>,
 }
@@ -46,6 +55,18 @@ fn stages(header: &str) -> Vec<(String, f64)> {
     stages.map(|(name, took)| (name.to_owned(), took.parse().expect("milliseconds"))).collect()
 }
 
+/// Sends a request and awaits the whole answer: its head, and milliseconds.
+async fn send(sender: &mut SendRequest<Full<Bytes>>, request: Builder, body: Bytes) -> (Parts, f64) {
+    let request = request.header("host", "bench").body(Full::new(body)).expect("a request");
+    let sent = Instant::now();
+    let response = sender.send_request(request).await.expect("an answer");
+    let (head, body) = response.into_parts();
+    body.collect().await.expect("the whole answer");
+    let took = sent.elapsed().as_secs_f64() * 1e3;
+    assert!(head.status.is_success(), "{}", head.status);
+    (head, took)
+}
+
 async fn ask(server: &Server, photo: Bytes) -> Vec<Sample> {
     let stream = TcpStream::connect(server.address).await.expect("a connection");
     stream.set_nodelay(true).expect("a live socket");
@@ -56,16 +77,11 @@ async fn ask(server: &Server, photo: Bytes) -> Vec<Sample> {
     let mut samples = Vec::with_capacity(REQUESTS);
     for _ in 0..REQUESTS {
         ticks.tick().await;
-        let request = Request::post("/classify").header("host", "bench");
-        let request = request.body(Full::new(photo.clone())).expect("a request");
-        let sent = Instant::now();
-        let response = sender.send_request(request).await.expect("an answer");
-        let (head, body) = response.into_parts();
-        body.collect().await.expect("the whole answer");
-        let client = sent.elapsed().as_secs_f64() * 1e3;
-        assert!(head.status.is_success(), "{}", head.status);
+        let (head, client) = send(&mut sender, Request::post("/classify"), photo.clone()).await;
         let timing = head.headers["server-timing"].to_str().expect("text");
-        samples.push(Sample { client, stages: stages(timing) });
+        ticks.tick().await;
+        let (_, probe) = send(&mut sender, Request::get("/livez"), Bytes::new()).await;
+        samples.push(Sample { client, probe, stages: stages(timing) });
     }
     samples
 }
@@ -87,12 +103,16 @@ fn main() {
     let mut settings = config();
     settings.photos.as_mut().expect("photos are served").weights = weights;
     let server = Server::start(&settings);
-    let client = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let client = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let samples = client.block_on(ask(&server, photo(1).into()));
     line("at the client", &samples, |sample| sample.client);
     for stage in ["read", "decode", "queue", "batch-wait", "execute", "total"] {
         line(&format!("  {stage}, in the server"), &samples, |sample| sample.stage(stage));
     }
     line("beside decoding and execution, at the client", &samples, |sample| sample.beside(sample.client));
-    line("beside decoding and execution, in the server", &samples, |sample| sample.beside(sample.stage("total")));
+    line("  less the probe after it", &samples, |sample| sample.beside(sample.client) - sample.probe);
+    line("beside decoding and execution, in the server", &samples, |sample| {
+        sample.beside(sample.stage("total"))
+    });
+    line("a probe, at the client", &samples, |sample| sample.probe);
 }
