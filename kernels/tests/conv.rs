@@ -468,6 +468,83 @@ fn a_head_that_images_pass_in_groups_changes_nothing() {
     assert!(Executor::new(chain(), ExecutorOptions { head, ..options(5, (1, false)) }).is_err());
 }
 
+/// The steps of an inverted bottleneck over 40x40 pixels, wide enough to be done in stripes: to 64 channels, across, and to
+/// `narrow` channels. `slots` are each step's source and target; the last one may have an addend: its slot and channels.
+fn bottleneck(
+    window: Window,
+    slots: [[usize; 2]; 3],
+    narrow: usize,
+    addend: Option<[usize; 2]>,
+) -> Vec<Step> {
+    let (side, after) = (40, 40_usize.div_ceil(window.stride));
+    let place = |slot, side, channels| Place { slot, map: Map::new(side, side, channels) };
+    let conv = |inputs: usize, outputs: usize, activation, addend| Op::Conv {
+        panels: Panels::pack(&noise(2, outputs * inputs), &noise(3, outputs), inputs, 1).unwrap(),
+        window: same(1, 1),
+        activation,
+        addend,
+        method: Method::Fastest,
+    };
+    let weight = noise(4, 64 * window.kernel.pow(2));
+    let weights = Panels::pack_depthwise(&weight, &noise(5, 64), window.kernel).unwrap();
+    let across = Op::Depthwise { weights, window, activation: Activation::Relu6 };
+    let addend = addend.map(|[slot, channels]| place(slot, after, channels));
+    let steps = [
+        (conv(24, 64, Activation::Relu6, None), [side, side], [24, 64]),
+        (across, [side, after], [64, 64]),
+        (conv(64, narrow, Activation::Linear, addend), [after, after], [64, narrow]),
+    ];
+    let step = |((op, sides, channels), slots): ((Op, [usize; 2], [usize; 2]), [usize; 2])| {
+        let [source, target] = [0, 1].map(|end| place(slots[end], sides[end], channels[end]));
+        Step::new(op, source, target).unwrap()
+    };
+    steps.into_iter().zip(slots).map(step).collect()
+}
+
+#[test]
+fn stripes_change_nothing() {
+    let input = Pictures::noise(1, [3, 40, 40, 24]);
+    let late = |kernel| Window { kernel, stride: 2, pad: kernel / 2 - 1 };
+    for window in [same(1, 1), same(3, 1), same(3, 2), same(5, 1), same(5, 2), late(3), late(5)] {
+        // Each step as a network of its own, in which there is nothing to keep from memory.
+        let mut expected = input.clone();
+        for (at, channels) in [64, 64, 24].into_iter().enumerate() {
+            let step = bottleneck(window, [[0, 1]; 3], 24, None).remove(at);
+            let found = run(vec![step], &expected, options(3, (1, false)));
+            let side = 40_usize.div_ceil(if at > 0 { window.stride } else { 1 });
+            let at = found.into_iter().map(f64::from).collect();
+            expected = Pictures { batch: 3, height: side, width: side, channels, at };
+        }
+        let expected: Vec<f32> = expected.at.iter().map(|&value| value as f32).collect();
+        // Slots that all differ, that come again, and where the end would overwrite the beginning.
+        for slots in [[[0, 1], [1, 2], [2, 3]], [[0, 1], [1, 2], [2, 1]], [[0, 1], [1, 2], [2, 0]]] {
+            for threads in 1..=3 {
+                let steps = bottleneck(window, slots, 24, None);
+                let found = run(steps, &input, options(4, (threads, false)));
+                assert!(found == expected, "{window:?} {slots:?} {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn stripes_may_add_what_they_began_with_and_keep_what_is_read_again() {
+    let input = Pictures::noise(1, [2, 40, 40, 24]);
+    let slots = [[0, 1], [1, 2], [2, 3]];
+    let steps = |narrow, addend| bottleneck(same(3, 1), slots, narrow, addend);
+    let wide = run(vec![steps(24, None).remove(0)], &input, options(2, (1, false)));
+    let wide: Vec<f64> = wide.into_iter().map(f64::from).collect();
+    for (addend, narrow, added) in [([0, 24], 24, &input.at), ([1, 64], 64, &wide)] {
+        let plain = run(steps(narrow, None), &input, options(2, (1, false)));
+        let expected: Vec<f64> =
+            plain.iter().zip(added).map(|(plain, added)| f64::from(*plain) + added).collect();
+        for threads in 1..=2 {
+            let found = run(steps(narrow, Some(addend)), &input, options(2, (threads, false)));
+            assert_close(&found, &expected, 1e-5, &format!("{addend:?} {threads} threads"));
+        }
+    }
+}
+
 /// Every kernel once, small enough for Miri: `cargo +nightly miri test -p kernels --test conv miniature`.
 #[test]
 fn a_network_in_miniature_scores_the_same_every_way() {

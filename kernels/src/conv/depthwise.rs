@@ -67,6 +67,10 @@ impl DepthwiseConv {
         &self.weights
     }
 
+    pub(super) fn window(&self) -> Window {
+        self.window
+    }
+
     /// Pointers of scratch that a piece needs.
     pub(super) fn pointers(&self) -> usize {
         self.window.kernel * self.columns
@@ -96,6 +100,30 @@ impl DepthwiseConv {
                 unsafe { self.row(frame, scratch, source, target, end, &piece, y) };
             }
         });
+    }
+
+    /// Computes some rows of the first image's target.
+    ///
+    /// # Safety
+    /// As [`super::step::Step::run_rows`]; `scratch` has [`Self::pointers`] pointers.
+    pub(super) unsafe fn run_rows(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+        rows: Range<usize>,
+    ) {
+        let panels = self.weights.channels.div_ceil(LANES);
+        let blocks = panels.div_ceil(self.panels);
+        for block in 0..blocks {
+            let piece = Piece { image: 0, rows: rows.clone(), panels: share(panels, blocks, block) };
+            for y in rows.clone() {
+                // SAFETY: the row lies in the first image and is the caller's alone; the rest is its promise.
+                unsafe { self.row(frame, scratch, source, target, end, &piece, y) };
+            }
+        }
     }
 
     /// # Safety

@@ -11,6 +11,7 @@ use super::lanes::Isa;
 use super::map::Map;
 use super::micro::MicroKernels;
 use super::step::{Place, Step};
+use super::stripes::Stripes;
 use super::team::Team;
 
 /// How a network is to be run.
@@ -56,6 +57,10 @@ pub struct Executor {
     arena: Buffer,
     /// How a full batch goes through the steps.
     passes: Vec<Pass>,
+    /// Steps that go together within a pass.
+    stripes: Vec<Stripes>,
+    /// Floats from the start of the arena to what the first member has for itself, and from there to the next member's.
+    own: (usize, usize),
     zeros: Buffer,
     shared: Buffer,
     scratch: Vec<Mutex<Scratch>>,
@@ -77,21 +82,29 @@ impl Executor {
         if input.map.border() > 0 && steps.iter().flat_map(Step::places).any(|place| bordered(&place)) {
             return Err(ConvError::Operands);
         }
-        let (passes, length) = layout(&steps, options.head, max_batch)?;
+        let stripes = Stripes::find(&steps, options.head.steps);
+        let (passes, length) = layout(&steps, &stripes, options.head, max_batch)?;
         let most = |need: &dyn Fn(&Step) -> usize| steps.iter().map(need).max().unwrap_or(0);
         let zeros = most(&|step| step.source.map.stride());
         let (pointers, floats) = (most(&Step::pointers), most(&Step::floats));
         let shared = most(&|step| (1..=max_batch).map(|batch| step.shared(batch)).max().unwrap_or(0));
-        let scratch =
-            || Scratch { pointers: vec![std::ptr::null(); pointers], floats: Buffer::zeros(floats) };
+        let slots = passes[0].slots.len();
+        let scratch = || Scratch {
+            pointers: vec![std::ptr::null(); pointers],
+            floats: Buffer::zeros(floats),
+            slots: Vec::with_capacity(slots),
+        };
         let team = Team::new(options.threads).map_err(ConvError::Threads)?;
+        let own = stripes.iter().map(|stripes| stripes.floats).max().unwrap_or(0).next_multiple_of(16);
         Ok(Self {
             input,
             output,
             max_batch,
             isa: if options.portable { Isa::Portable } else { Isa::detect() },
-            arena: Buffer::zeros(length),
+            arena: Buffer::zeros(length + own * team.members()),
             passes,
+            stripes,
+            own: (length, own),
             zeros: Buffer::zeros(zeros),
             shared: Buffer::zeros(shared),
             scratch: (0..team.members()).map(|_| Mutex::new(scratch())).collect(),
@@ -179,6 +192,7 @@ impl Executor {
         let arena = ArenaPtr(self.arena.floats_mut().as_mut_ptr());
         let shared = ArenaPtr(self.shared.floats_mut().as_mut_ptr());
         let (steps, passes, zeros) = (&self.steps, &self.passes, &self.zeros);
+        let (stripes, own) = (&self.stripes, self.own);
         let (isa, scratch) = (self.isa, &self.scratch);
         self.team.run(&|member| {
             let kernels = MicroKernels::of(isa);
@@ -188,13 +202,24 @@ impl Executor {
             for pass in passes.iter().filter(|pass| pass.images.start < batch) {
                 let (slots, batch) = (pass.slots.as_slice(), pass.images.end.min(batch) - pass.images.start);
                 let frame = Frame { arena, slots, zeros, shared, kernels, isa, batch, member };
-                for at in pass.steps.clone() {
+                let mut at = pass.steps.start;
+                while at < pass.steps.end {
+                    let together = stripes.iter().find(|stripes| stripes.steps.start == at);
                     // SAFETY: `layout` gave every slot room for each of its maps as often as a pass has images, side by
-                    // side; `new` sized scratch and zeros by the steps' needs at every batch up to there; `self` is
-                    // borrowed exclusively, so that only this team is at the arena; all members do the same steps.
-                    unsafe { steps[at].run(&frame, &mut scratch) };
+                    // side, and `new` each member floats for stripes behind them; `new` sized scratch and zeros by the
+                    // steps' needs at every batch up to there; `self` is borrowed exclusively, so that only this team is
+                    // at the arena; all members do the same steps.
+                    unsafe {
+                        match together {
+                            Some(stripes) => {
+                                stripes.run(steps, &frame, &mut scratch, own.0 + member.index() * own.1);
+                            }
+                            None => steps[at].run(&frame, &mut scratch),
+                        }
+                    }
+                    at = together.map_or(at + 1, |stripes| stripes.steps.end);
                     if member.index() == 0 {
-                        done(at);
+                        done(at - 1);
                     }
                 }
             }
@@ -203,12 +228,25 @@ impl Executor {
 }
 
 /// The passes of a full batch, and how many floats the slots have together.
-fn layout(steps: &[Step], head: Head, max_batch: usize) -> Result<(Vec<Pass>, usize), ConvError> {
+fn layout(
+    steps: &[Step],
+    stripes: &[Stripes],
+    head: Head,
+    max_batch: usize,
+) -> Result<(Vec<Pass>, usize), ConvError> {
     let lasting = lasting(steps, head)?;
     let lasts = |slot: usize| lasting.iter().flatten().find(|place| place.slot == slot);
     let group = head.images.clamp(1, max_batch);
-    let images = |step: usize, slot: usize| {
-        if step < head.steps && lasts(slot).is_none() { group } else { max_batch }
+    let images = |step: usize, place: &Place| {
+        let between = |stripes: &Stripes| {
+            let hidden = stripes.hides(step) && steps[step].target == *place;
+            hidden || step > 0 && stripes.hides(step - 1) && steps[step].source == *place
+        };
+        match step < head.steps && lasts(place.slot).is_none() {
+            _ if stripes.iter().any(between) => 0,
+            true => group,
+            false => max_batch,
+        }
     };
     let (slots, length) = slots(steps, images)?;
     let shifted = |start: usize| -> Vec<usize> {
@@ -237,8 +275,8 @@ fn lasting(steps: &[Step], head: Head) -> Result<[Option<Place>; 2], ConvError> 
     }
 }
 
-/// Where each slot starts, and how many floats all have, when a step keeps so many `images` in a slot.
-fn slots(steps: &[Step], images: impl Fn(usize, usize) -> usize) -> Result<(Vec<usize>, usize), ConvError> {
+/// Where each slot starts, and how many floats all have, when a step keeps so many `images` at a place.
+fn slots(steps: &[Step], images: impl Fn(usize, &Place) -> usize) -> Result<(Vec<usize>, usize), ConvError> {
     let places =
         || steps.iter().enumerate().flat_map(|(at, step)| step.places().map(move |place| (at, place)));
     let count = places().map(|(_, place)| place.slot).max().map_or(0, |slot| slot.saturating_add(1));
@@ -248,7 +286,7 @@ fn slots(steps: &[Step], images: impl Fn(usize, usize) -> usize) -> Result<(Vec<
     }
     let mut slots = vec![0_usize; count];
     for (at, place) in places() {
-        let floats = place.map.floats().checked_mul(images(at, place.slot)).ok_or(ConvError::Map)?;
+        let floats = place.map.floats().checked_mul(images(at, &place)).ok_or(ConvError::Map)?;
         slots[place.slot] = slots[place.slot].max(floats);
     }
     let mut end = 0_usize;

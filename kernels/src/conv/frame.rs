@@ -10,7 +10,7 @@ use super::team::Member;
 pub(super) struct Frame<'a> {
     /// Start of the arena.
     pub(super) arena: ArenaPtr,
-    /// Floats from the start of the arena to each slot.
+    /// Floats from the start of the arena to each slot; it may begin before the arena where only later parts are used.
     pub(super) slots: &'a [usize],
     /// At least as many zeros as any step reads at a pixel outside the picture.
     pub(super) zeros: &'a [f32],
@@ -37,6 +37,8 @@ unsafe impl Sync for ArenaPtr {}
 pub(super) struct Scratch {
     pub(super) pointers: Vec<*const f32>,
     pub(super) floats: super::buffer::Buffer,
+    /// Room for a list of slots.
+    pub(super) slots: Vec<usize>,
 }
 
 // SAFETY: the pointers are only read in the piece of work that wrote them.
@@ -50,7 +52,7 @@ impl Frame<'_> {
     #[inline]
     pub(super) unsafe fn at(&self, place: Place, offset: usize) -> *mut f32 {
         debug_assert!(offset < self.batch * place.map.floats(), "{offset} of {place:?}");
-        // SAFETY: the caller's promise; slots lie in the arena.
-        unsafe { self.arena.0.add(self.slots[place.slot] + offset) }
+        // SAFETY: the caller's promise; what is used of slots lies in the arena.
+        unsafe { self.arena.0.add(self.slots[place.slot].wrapping_add(offset)) }
     }
 }

@@ -11,6 +11,7 @@
 //! | `product` | convolution as a matrix product without an im2col copy |
 //! | `winograd`, `points` | 3x3 convolution with a quarter of the multiplications |
 //! | `depthwise`, `pooling` | what is no matrix product |
+//! | `stripes` | steps that go through an image together, some rows at a time |
 //! | `micro`, `lanes` | the inner loops, one implementation per instruction set |
 //! | [`team`](Team), `barrier` | threads that share out the pieces of a step |
 //!
@@ -31,6 +32,7 @@ mod points;
 mod pooling;
 mod product;
 mod step;
+mod stripes;
 mod team;
 mod winograd;
 

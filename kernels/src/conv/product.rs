@@ -14,8 +14,11 @@ use super::panels::Panels;
 use super::step::{Ending, Place, Window};
 use super::team::share;
 
-/// Rows of one piece of work; their inputs stay in the second level cache while panels pass by.
-pub(super) const ROW_BLOCK: usize = 48;
+/// Most rows of one piece of work: those of 7x7 pixels are one piece, so that their many weights pass by once.
+const ROW_BLOCK: usize = 56;
+
+/// Floats of input of one piece of work, which stay in the second level cache while panels pass by.
+const INPUT_BLOCK: usize = 64 << 10;
 
 /// Floats of weights that pass by in one piece of work: half the second level cache.
 const WEIGHT_BLOCK: usize = 64 << 10;
@@ -59,9 +62,44 @@ impl Product {
         }
     }
 
+    /// Most rows of one piece of work.
+    fn row_block(&self) -> usize {
+        let input = self.panels.inputs * self.window.stride * self.window.stride;
+        (INPUT_BLOCK / input).clamp(ROW_BLOCK / 2, ROW_BLOCK)
+    }
+
     /// Pointers of scratch that a piece needs.
     pub(super) fn pointers(&self) -> usize {
         self.taps() * ROW_BLOCK
+    }
+
+    /// Whether each pixel of the target needs the same pixel of the source and no other.
+    pub(super) fn is_pixelwise(&self) -> bool {
+        self.window == Window { kernel: 1, stride: 1, pad: 0 }
+    }
+
+    /// Computes some rows of the first image's target.
+    ///
+    /// # Safety
+    /// As [`super::step::Step::run_rows`]; `scratch` has [`Self::pointers`] pointers.
+    pub(super) unsafe fn run_rows(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+        rows: Range<usize>,
+    ) {
+        let width = target.map.width();
+        let (first, count) = (rows.start * width, rows.len() * width);
+        let blocks = count.div_ceil(self.row_block());
+        for block in 0..blocks {
+            let Range { start, end: stop } = share(count, blocks, block);
+            let piece = Piece { rows: first + start..first + stop, panels: 0..self.panels.count() };
+            // SAFETY: the rows lie in the first image and are the caller's alone; the rest is its promise.
+            unsafe { self.piece(frame, scratch, source, target, end, &piece) }
+        }
     }
 
     /// Computes `target` of the whole batch, pieces shared out among the team.
@@ -77,7 +115,7 @@ impl Product {
         end: &Ending,
     ) {
         let rows = frame.batch * target.map.pixels();
-        let row_blocks = rows.div_ceil(ROW_BLOCK);
+        let row_blocks = rows.div_ceil(self.row_block());
         let most = (WEIGHT_BLOCK / self.panels.panel_floats()).clamp(1, self.panels.count());
         let wanted = (PIECES * frame.member.members()).div_ceil(row_blocks);
         let panel_blocks = self.panels.count().div_ceil(most).max(wanted).min(self.panels.count());

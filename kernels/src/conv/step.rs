@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::ConvError;
 use super::depthwise::DepthwiseConv;
 use super::frame::{Frame, Scratch};
@@ -240,6 +242,51 @@ impl Step {
         match &self.work {
             Work::Winograd(winograd, _) => winograd.shared(batch),
             _ => 0,
+        }
+    }
+
+    /// Whether each channel is convolved by itself.
+    pub(super) fn is_depthwise(&self) -> bool {
+        matches!(self.work, Work::Depthwise(..))
+    }
+
+    /// Whether each pixel of the target needs the same pixel of the source and no other.
+    pub(super) fn is_pixelwise(&self) -> bool {
+        matches!(&self.work, Work::Product(product, _) if product.is_pixelwise())
+    }
+
+    /// Whether it can be done some rows at a time.
+    pub(super) fn by_rows(&self) -> bool {
+        matches!(self.work, Work::Product(..) | Work::Depthwise(..))
+    }
+
+    /// The rows of the source that some rows of the target need, of a step that is depthwise or pixelwise.
+    pub(super) fn reads(&self, rows: Range<usize>) -> Range<usize> {
+        match &self.work {
+            Work::Depthwise(depthwise, _) if !rows.is_empty() => {
+                let of = |row: usize| depthwise.window().within(row, self.source.map.height());
+                of(rows.start).start..of(rows.end - 1).end
+            }
+            _ => rows,
+        }
+    }
+
+    /// Computes some rows of the first image's target, by the calling member alone.
+    ///
+    /// # Safety
+    /// As [`Self::run`], but that only the rows of the source that these need must be there, and that nobody else touches
+    /// the target's rows. The step is one that [`Self::by_rows`] says can be done so.
+    pub(super) unsafe fn run_rows(&self, frame: &Frame<'_>, scratch: &mut Scratch, rows: Range<usize>) {
+        let (source, target) = (self.source, self.target);
+        // SAFETY: the caller's promise is what each of them asks for.
+        unsafe {
+            match &self.work {
+                Work::Product(work, end) => work.run_rows(frame, scratch, source, target, end, rows),
+                Work::Depthwise(work, end) => work.run_rows(frame, scratch, source, target, end, rows),
+                Work::Winograd(..) | Work::MaxPool(_) | Work::AveragePool(_) => {
+                    unreachable!("bug: `by_rows` was not asked")
+                }
+            }
         }
     }
 

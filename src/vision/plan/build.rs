@@ -69,10 +69,16 @@ impl Builder {
         self.conv(last, y, shortcut)
     }
 
-    /// The step that reads an activation last.
+    /// The step that reads an activation last. What an inverted bottleneck starts from is kept until it ends, so that a
+    /// device may take its steps some rows at a time.
     fn last_use(&self, value: usize) -> usize {
         let uses = |step: &Draft| step.input == value || step.addend == Some(value) || step.output == value;
-        self.steps.iter().rposition(uses).expect("bug: a step made it")
+        let last = self.steps.iter().rposition(uses).expect("bug: a step made it");
+        if self.is_depthwise(last + 1) { last + 2 } else { last }
+    }
+
+    fn is_depthwise(&self, step: usize) -> bool {
+        self.steps.get(step).is_some_and(|step| matches!(step.op, Op::Conv { depthwise: true, .. }))
     }
 
     /// The longest head: only its last output is read later, and all its steps move more activations than weights.
@@ -105,17 +111,15 @@ impl Builder {
         for (at, draft) in self.steps.iter().enumerate() {
             let shape = self.shapes[draft.output];
             let leaves_head = at + 1 == head;
-            let reused = draft.addend.filter(|&addend| dies(addend, at) && !leaves_head);
+            let in_place = !leaves_head && !(at > 0 && self.is_depthwise(at - 1));
+            let reused = draft.addend.filter(|&addend| dies(addend, at) && in_place);
             place[draft.output] = match reused {
                 Some(addend) => place[addend],
                 None if leaves_head => slots.add(shape.elements()),
                 None => slots.take(shape.elements()),
             };
-            for value in [draft.input].into_iter().chain(draft.addend) {
-                if dies(value, at) && Some(value) != reused {
-                    slots.free.push(place[value]);
-                }
-            }
+            let dead = (0..self.shapes.len()).filter(|&value| dies(value, at) && Some(value) != reused);
+            slots.free.extend(dead.map(|value| place[value]));
             let value = |value: usize| Value { slot: place[value], shape: self.shapes[value] };
             steps.push(self.place(draft, &value));
         }
