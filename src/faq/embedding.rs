@@ -2,9 +2,10 @@
 //! text of each class. It owns both and their layout; the vectors are `encoder`'s and their weight in the answer `blend`'s.
 
 use super::blend;
-use super::encoder::{Linear, Simd};
 use super::logistic::{Rows, Solver, Weights};
 use half::f16;
+use kernels::conv::Dense;
+use std::sync::Arc;
 
 /// Weight of the logistic loss against regularisation, by cross-validation; vectors have length one.
 const C: f32 = 30.0;
@@ -12,13 +13,12 @@ const C: f32 = 30.0;
 /// The scores of vectors, weighed by the blend in a finished model.
 #[derive(Debug, Clone)]
 pub(super) struct Embedding {
-    simd: Simd,
     /// Numbers in a vector.
     pub(super) width: usize,
     /// One row of a vector's length per class.
-    pub(super) head: Linear,
+    pub(super) head: Arc<Dense>,
     /// One row per text, class by class.
-    pub(super) texts: Linear,
+    pub(super) texts: Arc<Dense>,
     /// Where each class's texts end.
     pub(super) class_ends: Vec<u32>,
     /// Weight of the nearest text's cosine.
@@ -28,15 +28,13 @@ pub(super) struct Embedding {
 /// Working memory of one thread.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    blocks: Vec<f32>,
     products: Vec<f32>,
 }
 
 impl Embedding {
     /// One of given rows: `head` has a row of `width` per class, `texts` one per text.
     pub(super) fn new(width: usize, head: &[f32], texts: &[f32], class_ends: Vec<u32>, similar: f32) -> Self {
-        let pack = |rows: &[f32]| Linear::pack_rows(rows, width);
-        Self { simd: Simd::detect(), width, head: pack(head), texts: pack(texts), class_ends, similar }
+        Self { width, head: pack(head, width), texts: pack(texts, width), class_ends, similar }
     }
 
     /// Fits the vectors named by `subset`, whose classes are `labels[row] < classes`.
@@ -68,20 +66,22 @@ impl Embedding {
 
     /// The regression's rows, class by class.
     pub(super) fn head_rows(&self) -> Vec<f32> {
-        self.head.unpack_rows(self.class_ends.len())
+        unpack(&self.head, self.class_ends.len())
     }
 
     /// The texts' vectors, class by class.
     pub(super) fn text_rows(&self) -> Vec<f32> {
-        self.texts.unpack_rows(self.class_ends.last().map_or(0, |end| *end as usize))
+        unpack(&self.texts, self.class_ends.last().map_or(0, |end| *end as usize))
     }
 
     /// Adds to every class's score `weights[0]` times the regression's and `weights[1]` times its nearest text's cosine.
     pub(super) fn score(&self, vector: &[f32], weights: [f32; 2], scratch: &mut Scratch, scores: &mut [f32]) {
-        let Scratch { blocks, products } = scratch;
-        self.head.apply(self.simd, vector, blocks, products);
+        let Scratch { products } = scratch;
+        products.resize(self.head.outputs(), 0.0);
+        self.head.apply(vector, products);
         scores.iter_mut().zip(&*products).for_each(|(score, product)| *score += weights[0] * product);
-        self.texts.apply(self.simd, vector, blocks, products);
+        products.resize(self.texts.outputs(), 0.0);
+        self.texts.apply(vector, products);
         let mut start = 0;
         for (score, end) in scores.iter_mut().zip(&self.class_ends) {
             let texts = &products[start..*end as usize];
@@ -91,6 +91,19 @@ impl Embedding {
             }
         }
     }
+}
+
+/// Rows of `width` as the outputs of a layer; one of zeros where there are none.
+fn pack(rows: &[f32], width: usize) -> Arc<Dense> {
+    let mut rows = rows.to_vec();
+    rows.resize(rows.len().max(width), 0.0);
+    let bias = vec![0.0; rows.len() / width];
+    Arc::new(Dense::pack(&rows, &bias, width).expect("bug: whole rows"))
+}
+
+/// The first `count` rows that were packed.
+fn unpack(layer: &Dense, count: usize) -> Vec<f32> {
+    (0..count).flat_map(|row| (0..layer.inputs()).map(move |at| layer.weight(row, at))).collect()
 }
 
 /// One row per class from one row per number of a vector.

@@ -12,6 +12,7 @@
 //! | `winograd`, `points` | 3x3 convolution with a quarter of the multiplications |
 //! | `depthwise`, `pooling` | what is no matrix product |
 //! | `stripes` | steps that go through an image together, some rows at a time |
+//! | [`dense`](Dense) | a fully connected layer by itself |
 //! | `micro`, `lanes` | the inner loops, one implementation per instruction set |
 //! | [`team`](Team), `barrier` | threads that share out the pieces of a step |
 //!
@@ -20,6 +21,7 @@
 
 mod barrier;
 mod buffer;
+mod dense;
 mod depthwise;
 mod executor;
 mod frame;
@@ -36,6 +38,7 @@ mod stripes;
 mod team;
 mod winograd;
 
+pub use dense::Dense;
 pub use executor::{Executor, ExecutorOptions, Head};
 pub use kernel::Kernel;
 pub use map::{MAX_EXTENT, Map};

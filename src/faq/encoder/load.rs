@@ -1,10 +1,11 @@
 //! Reads an encoder's folder: configuration, tokenizer and tensors, each checked before it is used. It owns the tensors'
 //! names; a damaged or hostile file gives an [`EncoderError`].
 
+use super::elementwise::{Norm, Simd};
 use super::network::{HEAD, Layer, Network};
-use super::product::{Linear, Norm, Simd};
 use super::{Encoder, MAX_TOKENS};
 use crate::faq::storage::check_header;
+use kernels::conv::Dense;
 use safetensors::tensor::SafeTensorError;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -209,9 +210,9 @@ impl<'a> Tensors<'a> {
         })
     }
 
-    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, Problem> {
+    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Dense, Problem> {
         let weight = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
-        Ok(Linear::pack(&weight, &self.read(&format!("{name}.bias"), &[outputs])?, inputs))
+        Ok(pack(&weight, &self.read(&format!("{name}.bias"), &[outputs])?, inputs))
     }
 
     fn layer(&self, at: usize, config: &Config) -> Result<Layer, Problem> {
@@ -228,7 +229,7 @@ impl<'a> Tensors<'a> {
     }
 
     /// Query, key and value as one product, the query scaled as attention asks.
-    fn attention(&self, name: &str, width: usize) -> Result<Linear, Problem> {
+    fn attention(&self, name: &str, width: usize) -> Result<Dense, Problem> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for part in ["query", "key", "value"] {
             let scale = if part == "query" { 1.0 / (HEAD as f32).sqrt() } else { 1.0 };
@@ -238,6 +239,10 @@ impl<'a> Tensors<'a> {
                 self.read(&format!("{name}.{part}.bias"), &[width])?.iter().map(|value| value * scale),
             );
         }
-        Ok(Linear::pack(&weight, &bias, width))
+        Ok(pack(&weight, &bias, width))
     }
+}
+
+fn pack(weight: &[f32], bias: &[f32], inputs: usize) -> Dense {
+    Dense::pack(weight, bias, inputs).expect("bug: shapes were checked on reading")
 }

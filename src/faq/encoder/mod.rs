@@ -4,15 +4,15 @@
 //! candle's `BertModel` gives the same vectors (a test compares them with the reference's); it is not used because it
 //! multiplies by weights that are not packed and pads every text of a batch to the longest.
 
+mod elementwise;
 mod load;
 mod network;
-mod product;
 
 use std::path::{Path, PathBuf};
 
+pub(super) use elementwise::Simd;
 pub use load::{EncoderError, Problem};
 use network::{Network, Workspace};
-pub(super) use product::{Linear, Simd};
 use tokenizers::Tokenizer;
 
 /// Texts are cut to so many tokens, as the encoder was trained.

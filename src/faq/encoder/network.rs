@@ -4,7 +4,10 @@
 //! The tokens of a batch stand one after the other without padding: products run over all of them, attention over each
 //! text alone. So a batch costs what its tokens cost, and each weight is read from memory once for the whole batch.
 
-use super::product::{Linear, Norm, Simd, add_and_normalise, exp, gelu, sum};
+use kernels::conv::Dense;
+use pulp::NullaryFnOnce;
+
+use super::elementwise::{Norm, Simd, add_and_normalise, exp, gelu, sum};
 
 /// Width of an attention head; every encoder of this family has it.
 pub(super) const HEAD: usize = 32;
@@ -27,11 +30,11 @@ pub(super) struct Network {
 #[derive(Debug)]
 pub(super) struct Layer {
     /// Query, key and value, one after the other; the query scaled by the root of [`HEAD`].
-    pub(super) attention: Linear,
-    pub(super) attention_out: Linear,
+    pub(super) attention: Dense,
+    pub(super) attention_out: Dense,
     pub(super) attention_norm: Norm,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
+    pub(super) up: Dense,
+    pub(super) down: Dense,
     pub(super) norm: Norm,
 }
 
@@ -39,7 +42,6 @@ pub(super) struct Layer {
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     rows: Vec<f32>,
-    blocks: Vec<f32>,
     mixed: Vec<f32>,
     wide: Vec<f32>,
     keys: Vec<f32>,
@@ -58,12 +60,12 @@ impl Network {
         self.look_up(texts, &mut space.rows);
         for layer in &self.layers {
             self.attend(layer, texts, space);
-            let Workspace { rows, blocks, mixed, wide, .. } = &mut *space;
-            layer.attention_out.apply(self.simd, mixed, blocks, wide);
+            let Workspace { rows, mixed, wide, .. } = &mut *space;
+            apply(&layer.attention_out, mixed, wide);
             add_and_normalise(self.simd, rows, wide, &layer.attention_norm);
-            layer.up.apply(self.simd, rows, blocks, wide);
+            apply(&layer.up, rows, wide);
             gelu(self.simd, wide);
-            layer.down.apply(self.simd, wide, blocks, mixed);
+            apply(&layer.down, wide, mixed);
             add_and_normalise(self.simd, rows, mixed, &layer.norm);
         }
         self.pool(texts, &space.rows, out);
@@ -84,8 +86,8 @@ impl Network {
 
     /// Leaves in `space.mixed`, for every token, each head's values weighed by their attention.
     fn attend(&self, layer: &Layer, texts: &[&[u32]], space: &mut Workspace) {
-        let Workspace { rows, blocks, mixed, wide, keys, scores } = space;
-        layer.attention.apply(self.simd, rows, blocks, wide);
+        let Workspace { rows, mixed, wide, keys, scores } = space;
+        apply(&layer.attention, rows, wide);
         mixed.clear();
         mixed.resize(rows.len(), 0.0);
         let mut first = 0;
@@ -94,14 +96,7 @@ impl Network {
             first = tokens.end;
             let inputs = &wide[tokens.start * 3 * self.width..tokens.end * 3 * self.width];
             let mixed = &mut mixed[tokens.start * self.width..tokens.end * self.width];
-            self.simd.run(
-                #[inline(always)]
-                || {
-                    for head in 0..self.width / HEAD {
-                        attend_head(inputs, self.width, head * HEAD, keys, scores, mixed);
-                    }
-                },
-            );
+            self.simd.run(Attend { inputs, width: self.width, keys, scores, mixed });
         }
     }
 
@@ -118,6 +113,33 @@ impl Network {
             }
             let length = sum(mean, |value| value * value).sqrt().max(1e-12);
             mean.iter_mut().for_each(|value| *value /= length);
+        }
+    }
+}
+
+/// The products of all rows, in `out`.
+fn apply(layer: &Dense, rows: &[f32], out: &mut Vec<f32>) {
+    out.resize(rows.len() / layer.inputs() * layer.outputs(), 0.0);
+    layer.apply(rows, out);
+}
+
+/// All heads of one text.
+struct Attend<'a> {
+    inputs: &'a [f32],
+    width: usize,
+    keys: &'a mut Vec<f32>,
+    scores: &'a mut Vec<f32>,
+    mixed: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { inputs, width, keys, scores, mixed } = self;
+        for head in 0..width / HEAD {
+            attend_head(inputs, width, head * HEAD, keys, scores, mixed);
         }
     }
 }
