@@ -111,8 +111,8 @@ impl Builder {
         for (at, draft) in self.steps.iter().enumerate() {
             let shape = self.shapes[draft.output];
             let leaves_head = at + 1 == head;
-            let in_place = !leaves_head && !(at > 0 && self.is_depthwise(at - 1));
-            let reused = draft.addend.filter(|&addend| dies(addend, at) && in_place);
+            let ends_bottleneck = at > 0 && self.is_depthwise(at - 1);
+            let reused = draft.addend.filter(|&addend| dies(addend, at) && !leaves_head && !ends_bottleneck);
             place[draft.output] = match reused {
                 Some(addend) => place[addend],
                 None if leaves_head => slots.add(shape.elements()),
