@@ -1,4 +1,4 @@
-//! The scheduler on a real server: a lone request, saturation, and up to ten times more than can be served.
+//! The scheduler on a real server: saturation, and up to ten times more than can be served.
 //!
 //! ResNet-50 of random weights on this machine's CPU over HTTP. Capacity is what the server does for clients in a closed
 //! loop; it is measured anew before every load, and figures are medians over interleaved rounds, because a shared machine
@@ -40,14 +40,13 @@ struct Bench {
     photo: Vec<u8>,
 }
 
-/// One answer: status, milliseconds as the client saw them, when it was there, and the stages that the server told.
+/// One answer: status, milliseconds as the client saw them, and when it was there.
 struct Answered {
     status: u16,
     /// Let in, and refused later.
     shed: bool,
     ms: f64,
     at: Instant,
-    timing: String,
 }
 
 /// A load and what became of it, all rounds together.
@@ -64,19 +63,11 @@ struct Load {
     given_up: Vec<f64>,
 }
 
-impl Answered {
-    fn stage(&self, name: &str) -> f64 {
-        let found = self.timing.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur="));
-        found.and_then(|ms| ms.parse().ok()).unwrap_or(0.0)
-    }
-}
-
 async fn fetch(client: Client, url: String, photo: Vec<u8>, deadline: f64) -> Answered {
     let started = Instant::now();
     let request = client.post(url).header("x-convoy-deadline-ms", format!("{deadline:.0}")).body(photo);
     let response: Response = request.send().await.expect("an answer");
     let status = response.status().as_u16();
-    let timing = response.headers()["server-timing"].to_str().expect("text").to_owned();
     let text = response.text().await.expect("the whole answer");
     let at = Instant::now();
     Answered {
@@ -84,7 +75,6 @@ async fn fetch(client: Client, url: String, photo: Vec<u8>, deadline: f64) -> An
         shed: text.contains("the server fell behind"),
         ms: (at - started).as_secs_f64() * 1e3,
         at,
-        timing,
     }
 }
 
@@ -110,23 +100,6 @@ impl Bench {
 
     fn outcome(&self, outcome: &str) -> f64 {
         metric(&self.metrics(), &format!(r#"convoy_jobs_total{{queue="classify",outcome="{outcome}"}}"#))
-    }
-
-    /// One request a second, nobody else.
-    fn lone(&self) {
-        let mut answers = Vec::new();
-        for _ in 0..20 {
-            answers.push(self.runtime.block_on(self.ask(30_000.0)));
-            std::thread::sleep(Duration::from_millis(900));
-        }
-        let median = |of: &dyn Fn(&Answered) -> f64| quantile(answers.iter().map(of).collect(), 0.5);
-        let waits = median(&|a| a.stage("queue") + a.stage("batch-wait"));
-        let (execute, total) = (median(&|a| a.stage("execute")), median(&|a| a.ms));
-        let rest = median(&|a| a.ms - a.stage("execute") - a.stage("decode"));
-        println!(
-            "lone request at 1/s: execute {execute:.2} ms, in line {waits:.3} ms, everything {total:.2} ms"
-        );
-        println!("  beside decoding and execution (network, HTTP, threads): {rest:.3} ms");
     }
 
     /// Photos per second of `CLIENTS` clients in a closed loop.
@@ -209,7 +182,6 @@ fn main() {
     let costs = bench.costs();
     let best = best_rate(&costs);
     println!("batch costs (size, ms): {costs:.2?}; best fixed size: {best:.2} photos/s");
-    bench.lone();
     let mut saturated = Vec::new();
     let mut loads = FACTORS.map(|_| Load::default());
     for _ in 0..ROUNDS {
