@@ -18,7 +18,9 @@ use crate::{
     batch::{CostTable, Workers, scheduler},
     config::{Config, FaqConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
-    http::{self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS, terms::Clients},
+    http::{
+        self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS, terms::Clients, v2::statistics::Statistics,
+    },
     image::Decoder,
     metrics::{Metrics, UPKEEP},
     service::{Photos, Questions, Readiness},
@@ -70,6 +72,7 @@ impl App {
             metrics,
             limits: config.http,
             clients: Clients::new(config.clients.clone()),
+            statistics: Statistics::default(),
         };
         Ok(Self { context, workers })
     }

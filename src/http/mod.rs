@@ -17,6 +17,7 @@ pub mod routes;
 mod score;
 pub mod terms;
 mod timing;
+pub mod v2;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -63,6 +64,8 @@ pub struct Context {
     pub limits: HttpConfig,
     /// How clients are told apart.
     pub clients: terms::Clients,
+    /// What the V2 protocol counts.
+    pub statistics: v2::statistics::Statistics,
 }
 
 impl Context {

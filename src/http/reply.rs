@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
-    header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 use serde::Serialize;
 
@@ -52,6 +52,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// `Allow`, for 405.
     pub allow: Option<&'static str>,
+    /// `Accept-Encoding`, for 501.
+    pub accept_encoding: Option<&'static str>,
     /// Whether the connection cannot be used further, because its request was not read to the end.
     pub close: bool,
 }
@@ -76,7 +78,15 @@ struct ErrorReply<'a> {
 impl Failure {
     /// A failure without extra headers.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, allow: None, close: false }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            retry_after: None,
+            allow: None,
+            accept_encoding: None,
+            close: false,
+        }
     }
 
     /// 400: the request does not say what is wanted.
@@ -103,13 +113,21 @@ impl Failure {
 
     /// The answer.
     pub fn into_reply(self) -> Reply {
-        let mut reply = json(self.status, &ErrorReply { error: self.body() });
+        self.reply_of(&ErrorReply { error: self.body() })
+    }
+
+    /// The answer with `body` as JSON, for protocols that have an error shape of their own.
+    pub fn reply_of(&self, body: &impl Serialize) -> Reply {
+        let mut reply = json(self.status, body);
         let headers = reply.headers_mut();
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from((wait.as_secs_f64().ceil() as u64).max(1)));
         }
         if let Some(methods) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        if let Some(codings) = self.accept_encoding {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(codings));
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -21,6 +21,7 @@ use super::{
     reply::{Failure, Reply},
     score, terms,
     timing::{self, Written},
+    v2,
 };
 use crate::{batch::Terms, metrics::Metrics};
 
@@ -48,6 +49,8 @@ pub enum Route {
     Faq,
     /// `/admin/faq/reload`
     ReloadFaq,
+    /// `/v2` and below.
+    V2(v2::Endpoint),
     /// Anything else.
     Unknown,
 }
@@ -65,7 +68,7 @@ impl Route {
             "/classify" => Self::Classify,
             "/faq" => Self::Faq,
             "/admin/faq/reload" => Self::ReloadFaq,
-            _ => Self::Unknown,
+            path => v2::Endpoint::of(path).map_or(Self::Unknown, Self::V2),
         }
     }
 
@@ -81,22 +84,46 @@ impl Route {
             Self::Classify => "classify",
             Self::Faq => "faq",
             Self::ReloadFaq => "admin_faq_reload",
+            Self::V2(endpoint) => endpoint.name(),
             Self::Unknown => "unknown",
         }
     }
 
-    fn allowed(self) -> &'static str {
+    fn posts(self) -> bool {
         match self {
-            Self::Score | Self::Classify | Self::Faq | Self::ReloadFaq => "POST",
-            _ => "GET, HEAD",
+            Self::Score | Self::Classify | Self::Faq | Self::ReloadFaq => true,
+            Self::V2(endpoint) => endpoint.posts(),
+            _ => false,
         }
+    }
+
+    fn allowed(self) -> &'static str {
+        if self.posts() { "POST" } else { "GET, HEAD" }
     }
 
     fn allows(self, method: &Method) -> bool {
         match self {
-            Self::Score | Self::Classify | Self::Faq | Self::ReloadFaq => method == Method::POST,
             Self::Unknown => true,
+            posts if posts.posts() => method == Method::POST,
             _ => method == Method::GET || method == Method::HEAD,
+        }
+    }
+
+    /// Whether a 503 from it is an answer rather than a failure.
+    fn probes(self) -> bool {
+        match self {
+            Self::Readyz => true,
+            Self::V2(endpoint) => endpoint.probes(),
+            _ => false,
+        }
+    }
+
+    /// The answer to a request here that has none of its own.
+    fn refuse(self, failure: Failure, under_v2: bool) -> Reply {
+        match self {
+            Self::V2(_) => v2::refuse(&failure),
+            Self::Unknown if under_v2 => v2::refuse(&failure),
+            _ => failure.into_reply(),
         }
     }
 }
@@ -106,6 +133,7 @@ pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context)
     let arrived = Instant::now();
     let route = Route::of(request.uri().path());
     let count = Count { route, arrived, metrics: &context.metrics, status: CLIENT_GONE };
+    let under_v2 = request.uri().path().starts_with("/v2/");
     let (head, body) = request.into_parts();
     let mut body = Body::new(body);
     let terms = terms::of(&head.headers, peer, arrived, &context.limits, &context.clients);
@@ -115,7 +143,7 @@ pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context)
     };
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
     let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
-    let mut reply = outcome.unwrap_or_else(Failure::into_reply);
+    let mut reply = outcome.unwrap_or_else(|failure| route.refuse(failure, under_v2));
     let stages = context.metrics.stages(route.name());
     if let Some(read) = body.took() {
         stages.read.record(read.as_secs_f64());
@@ -166,6 +194,7 @@ async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -
         Route::Classify => classify::answer(ask, body, context).await,
         Route::Faq => faq::answer(ask, body, context).await,
         Route::ReloadFaq => admin::reload_faq(context).await,
+        Route::V2(endpoint) => v2::answer(endpoint, ask, body, context).await,
         Route::Unknown => {
             let message = format!(
                 "there is nothing at {}; try POST /classify, POST /faq, POST /score or GET /version",
@@ -199,7 +228,7 @@ impl Drop for Count<'_> {
         let (route, status, ms) = (self.route.name(), self.status, took.as_secs_f64() * 1e3);
         self.metrics.answered(route, status, took);
         tracing::info!(target: "access", route, status, ms);
-        if status >= 500 && self.route != Route::Readyz {
+        if status >= 500 && !self.route.probes() {
             tracing::warn!(route, status, ms, "request failed");
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     batch::{Queue, Refusal, Seat, Terms},
     config::{TransformName, Transforms},
     error::ScoreError,
-    image::{DecodeJob, Decoder},
+    image::{DecodeJob, Decoder, Prepared},
     vision::{Classifier, ClassifyInput, Labels, ModelInfo, Prediction, Preprocessing},
 };
 
@@ -146,6 +146,24 @@ impl Photos {
                 Ok(classified)
             }
         }
+    }
+
+    /// Classifies one photo that is a square of pixels already; nothing is decoded and nothing shared.
+    ///
+    /// # Errors
+    /// What became of it instead. Dropping the future abandons the photo.
+    pub async fn classify_prepared(
+        &self,
+        seat: PhotoSeat,
+        image: Prepared,
+        top: usize,
+        terms: &Terms,
+    ) -> Result<Classified, ScoreError> {
+        let PhotoSeat { decode, classify } = seat;
+        drop(decode);
+        let ticket = classify.submit(ClassifyInput { image, top });
+        let (predictions, timing) = answer(ticket, terms.deadline, ScoreError::Engine).await?;
+        Ok(Classified { predictions: predictions.into(), timeline: Timeline::of(timing) })
     }
 
     /// The two stages, on handles of their own, so that whoever shares the work can drive it.

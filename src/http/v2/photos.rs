@@ -1,0 +1,159 @@
+//! The photo model's tensors: `image`, encoded photos, or `input`, pixels already cropped; `probabilities` of every class,
+//! or the best classes with their labels.
+
+use bytes::Bytes;
+
+use super::{
+    super::{base64_image, reply::Failure},
+    feed::feed,
+    infer::{Received, Scored, check_size},
+    metadata::Tensor,
+    tensor::{Values, ranked},
+    wire::{Input, Output, short},
+};
+use crate::{
+    batch::Terms,
+    error::ScoreError,
+    image::Prepared,
+    service::{Photo, PhotoSeat, Photos, photos::Classified},
+    vision::{INPUT_SIZE, Labels, Prediction},
+};
+
+/// Encoded photos, BYTES; in JSON as base64.
+pub(super) const IMAGE: &str = "image";
+
+/// Pixels, UINT8 `[n, 224, 224, 3]`, red first, as the network is fed before normalisation.
+const PIXELS: &str = "input";
+
+/// Softmax over all classes, FP32 `[n, classes]`.
+const PROBABILITIES: &str = "probabilities";
+
+/// Height, width and colours of one element of [`PIXELS`].
+const PIXEL_DIMS: [u64; 3] = [INPUT_SIZE as u64, INPUT_SIZE as u64, 3];
+
+/// Bytes of one element of [`PIXELS`].
+const PIXEL_BYTES: usize = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
+
+/// What it takes, one of them a request.
+pub(super) fn inputs() -> Vec<Tensor> {
+    vec![
+        Tensor { name: IMAGE, datatype: "BYTES", dims: vec![1], optional: true },
+        Tensor { name: PIXELS, datatype: "UINT8", dims: PIXEL_DIMS.to_vec(), optional: true },
+    ]
+}
+
+/// What it answers.
+pub(super) fn outputs(photos: &Photos) -> Vec<Tensor> {
+    let dims = vec![photos.labels.len() as u64];
+    vec![Tensor { name: PROBABILITIES, datatype: "FP32", dims, optional: false }]
+}
+
+/// One photo of a request.
+enum Item {
+    File(Bytes),
+    Pixels(Bytes),
+}
+
+/// Classifies the photos of one request, at most `most` at a time; `gate` is a seat and the terms it was taken on.
+pub(super) async fn score(
+    photos: &Photos,
+    gate: (PhotoSeat, &Terms),
+    received: Received,
+    most: usize,
+) -> Result<Scored, Failure> {
+    let Received { request, terms, .. } = received;
+    let picked = request.picked(&[PROBABILITIES], PROBABILITIES)?;
+    let ranked = picked[0].classes.map(|classes| classes.min(photos.labels.len()));
+    let top = ranked.unwrap_or(photos.labels.len());
+    let items = items(request.inputs)?;
+    let shape = vec![items.len(), top];
+    check_size(items.len(), top)?;
+    let terms = &terms;
+    let run = move |item, seat: PhotoSeat| async move {
+        seat.received();
+        let Classified { predictions, timeline } = classify(photos, seat, item, top, terms).await?;
+        let row = match ranked {
+            Some(_) => labelled(&predictions, &photos.labels),
+            None => dense(&predictions),
+        };
+        Ok((row, timeline))
+    };
+    let rows = feed(photos, gate, terms, items, most, run).await?;
+    let (rows, timelines): (Vec<_>, _) = rows.into_iter().unzip();
+    let output =
+        Output { name: PROBABILITIES, shape, values: Values::concat(rows), binary: picked[0].binary };
+    Ok(Scored { outputs: vec![output], timelines })
+}
+
+/// The photos of a request, from the one input that it has.
+fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Failure> {
+    let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
+        Failure::invalid(format!("expected one input, `{IMAGE}` or `{PIXELS}`; found {}", inputs.len()))
+    })?;
+    let [input] = one;
+    match input.name.as_str() {
+        IMAGE => {
+            let count = input.batch("BYTES", &[1])?;
+            let files = input.into_elements(count, from_base64)?;
+            Ok(files.into_iter().map(Item::File).collect())
+        }
+        PIXELS => {
+            let count = input.batch("UINT8", &PIXEL_DIMS)?;
+            let mut pixels = input.into_uint8(count * PIXEL_BYTES)?;
+            Ok((0..count).map(|_| Item::Pixels(pixels.split_to(PIXEL_BYTES))).collect())
+        }
+        other => {
+            let other = short(other);
+            Err(Failure::invalid(format!("unknown input `{other}`; known: `{IMAGE}`, `{PIXELS}`")))
+        }
+    }
+}
+
+fn from_base64(text: String) -> Result<Bytes, Failure> {
+    let decoded = base64_image::decode(&text).map(Bytes::from);
+    decoded.ok_or_else(|| Failure::invalid(format!("`{IMAGE}` in JSON is base64; this is not")))
+}
+
+async fn classify(
+    photos: &Photos,
+    seat: PhotoSeat,
+    item: Item,
+    top: usize,
+    terms: &Terms,
+) -> Result<Classified, ScoreError> {
+    match item {
+        Item::File(bytes) => photos.classify(seat, Photo { bytes, transform: None, top }, terms).await,
+        Item::Pixels(pixels) => {
+            let image = Prepared { pixels: pixels.to_vec(), size: INPUT_SIZE };
+            photos.classify_prepared(seat, image, top, terms).await
+        }
+    }
+}
+
+/// The probability of every class, by its index.
+fn dense(predictions: &[Prediction]) -> Values {
+    let mut row = vec![0.0; predictions.len()];
+    for prediction in predictions {
+        row[prediction.class as usize] = prediction.probability;
+    }
+    Values::Fp32(row)
+}
+
+fn labelled(predictions: &[Prediction], labels: &Labels) -> Values {
+    let class = |p: &Prediction| ranked(p.probability, p.class as usize, labels.of(p.class));
+    Values::Bytes(predictions.iter().map(class).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranked_classes_go_back_to_their_places() {
+        let of = |class, probability| Prediction { class, probability };
+        let predictions = [of(2, 0.5), of(0, 0.375), of(1, 0.125)];
+        assert_eq!(dense(&predictions), Values::Fp32(vec![0.375, 0.125, 0.5]));
+        let expected = format!("0.5:2:{}", Labels::imagenet().of(2));
+        assert_eq!(labelled(&predictions[..1], &Labels::imagenet()), Values::Bytes(vec![expected]));
+    }
+}

@@ -1,0 +1,174 @@
+//! The FAQ's tensors: `question` in; the probability of each original, how likely it is that any is asked, and the best one
+//! with its number, its text and its answer out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+
+use super::{
+    super::reply::Failure,
+    feed::feed,
+    infer::{Received, Scored, check_size},
+    metadata::Tensor,
+    tensor::{Values, ranked},
+    wire::{Input, Output, Picked, short},
+};
+use crate::{
+    batch::{Seat, Terms},
+    error::ScoreError,
+    faq::{Answerer, Model, Ranking},
+    service::{Questions, Timeline},
+};
+
+/// Questions, BYTES of UTF-8.
+pub(super) const QUESTION: &str = "question";
+
+/// Of each original, FP32 `[n, originals]`.
+const PROBABILITIES: &str = "probabilities";
+/// How likely it is that any original is asked, FP32 `[n, 1]`.
+const SCOPE: &str = "scope";
+/// The number of the best original, INT64 `[n, 1]`; -1 where none is asked.
+const ID: &str = "id";
+/// Its text, BYTES `[n, 1]`; empty where none is asked.
+const MATCH: &str = "match";
+/// Its answer, BYTES `[n, 1]`; empty where none is asked or it has none.
+const ANSWER: &str = "answer";
+
+const OUTPUTS: [&str; 5] = [PROBABILITIES, SCOPE, ID, MATCH, ANSWER];
+
+/// What it takes.
+pub(super) fn inputs() -> Vec<Tensor> {
+    vec![Tensor { name: QUESTION, datatype: "BYTES", dims: vec![1], optional: false }]
+}
+
+/// What it answers.
+pub(super) fn outputs(questions: &Questions) -> Vec<Tensor> {
+    let originals = questions.loaded().model().questions().len() as u64;
+    let tensor = |name, datatype, side| Tensor { name, datatype, dims: vec![side], optional: false };
+    vec![
+        tensor(PROBABILITIES, "FP32", originals),
+        tensor(SCOPE, "FP32", 1),
+        tensor(ID, "INT64", 1),
+        tensor(MATCH, "BYTES", 1),
+        tensor(ANSWER, "BYTES", 1),
+    ]
+}
+
+/// What came of one question: its row of each output, where the time went, and which model answered.
+struct Row {
+    values: Vec<Values>,
+    timeline: Timeline,
+    model: Arc<Model>,
+}
+
+/// Answers the questions of one request, at most `most` at a time; `gate` is a seat and the terms it was taken on.
+pub(super) async fn score(
+    questions: &Questions,
+    gate: (Seat<Answerer>, &Terms),
+    received: Received,
+    most: usize,
+) -> Result<Scored, Failure> {
+    let Received { request, terms, .. } = received;
+    let picked = request.picked(&OUTPUTS, PROBABILITIES)?;
+    let texts = texts(request.inputs)?;
+    let count = texts.len();
+    let top = matches_needed(&picked);
+    check_size(count, top.unwrap_or_else(|| questions.loaded().model().questions().len()))?;
+    let (terms, wanted) = (&terms, picked.as_slice());
+    let run = move |text, seat| async move {
+        let (ranking, timeline) = questions.ask(seat, text, top, terms).await?;
+        let values = wanted.iter().map(|output| value(output, &ranking)).collect();
+        Ok::<_, ScoreError>(Row { values, timeline, model: ranking.model })
+    };
+    let rows = feed(questions, gate, terms, texts, most, run).await?;
+    if rows.iter().any(|row| !Arc::ptr_eq(&row.model, &rows[0].model)) {
+        return Err(replaced());
+    }
+    let timelines = rows.iter().map(|row| row.timeline).collect();
+    Ok(Scored { outputs: outputs_of(&picked, rows), timelines })
+}
+
+/// How many matches the outputs are made of; `None` for all.
+fn matches_needed(picked: &[Picked]) -> Option<usize> {
+    let needed = |output: &Picked| match output.name {
+        PROBABILITIES => output.classes,
+        _ => Some(1),
+    };
+    picked.iter().map(needed).try_fold(1, |most, needed| Some(needed?.max(most)))
+}
+
+/// The questions of a request.
+fn texts(inputs: Vec<Input>) -> Result<Vec<String>, Failure> {
+    let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
+        Failure::invalid(format!("expected one input, `{QUESTION}`; found {}", inputs.len()))
+    })?;
+    let [input] = one;
+    if input.name != QUESTION {
+        let message = format!("unknown input `{}`; known: `{QUESTION}`", short(&input.name));
+        return Err(Failure::invalid(message));
+    }
+    let count = input.batch("BYTES", &[1])?;
+    let elements = input.into_elements(count, |text| Ok(Bytes::from(text)))?;
+    let text = |bytes: Bytes| {
+        String::from_utf8(bytes.into())
+            .map_err(|_invalid| Failure::invalid(format!("`{QUESTION}` is not UTF-8")))
+    };
+    elements.into_iter().map(text).collect()
+}
+
+/// One question's row of one output.
+fn value(output: &Picked, ranking: &Ranking) -> Values {
+    let originals = ranking.model.questions();
+    let best = ranking.matches.first().filter(|_| ranking.in_scope());
+    let best = best.map(|found| &originals[found.question]);
+    match (output.name, output.classes) {
+        (PROBABILITIES, None) => {
+            let mut row = vec![0.0; originals.len()];
+            ranking.matches.iter().for_each(|found| row[found.question] = found.probability);
+            Values::Fp32(row)
+        }
+        (PROBABILITIES, Some(classes)) => {
+            let matches = ranking.matches.iter().take(classes);
+            let class = matches.map(|m| ranked(m.probability, m.question, &originals[m.question].text));
+            Values::Bytes(class.collect())
+        }
+        (SCOPE, _) => Values::Fp32(vec![ranking.scope]),
+        (ID, _) => Values::Int64(vec![best.map_or(-1, |original| original.id)]),
+        (MATCH, _) => Values::Bytes(vec![best.map_or_else(String::new, |original| original.text.clone())]),
+        _ => Values::Bytes(vec![best.and_then(|original| original.answer.clone()).unwrap_or_default()]),
+    }
+}
+
+/// The rows of each output under each other.
+fn outputs_of(picked: &[Picked], rows: Vec<Row>) -> Vec<Output> {
+    let count = rows.len();
+    let mut rows: Vec<_> = rows.into_iter().map(|row| row.values.into_iter()).collect();
+    let output = |output: &Picked| {
+        let column = rows.iter_mut().map(|row| row.next().expect("bug: a row has a value of each output"));
+        let values = Values::concat(column.collect());
+        let shape = vec![count, values.len() / count];
+        Output { name: output.name, shape, values, binary: output.binary }
+    };
+    picked.iter().map(output).collect()
+}
+
+/// The rows of one answer cannot be of two models, whose originals differ.
+fn replaced() -> Failure {
+    let message = "the FAQ was replaced while this request was answered; send it again";
+    let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "replaced", message);
+    Failure { retry_after: Some(std::time::Duration::from_secs(1)), ..failure }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_as_many_matches_are_asked_for_as_the_outputs_need() {
+        let picked = |name, classes| Picked { name, binary: false, classes };
+        assert_eq!(matches_needed(&[picked(ID, None), picked(SCOPE, None)]), Some(1));
+        assert_eq!(matches_needed(&[picked(PROBABILITIES, Some(4)), picked(ID, None)]), Some(4));
+        assert_eq!(matches_needed(&[picked(PROBABILITIES, None), picked(ID, None)]), None);
+    }
+}
