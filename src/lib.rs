@@ -16,6 +16,7 @@
 //! | [`image`] | untrusted bytes to pixels within limits |
 //! | [`vision`] | weights, the network, classes and their labels |
 //! | [`faq`] | text cleaning, features, training, the FAQ model |
+//! | [`load`] | load on a server: when requests are sent, what becomes of them, reports |
 //! | [`weights`] | models by name: fetching, converting, checking files |
 //! | [`metrics`] | every metric's name, help and buckets |
 //! | [`error`] | what can become of a request |
@@ -37,6 +38,7 @@ pub mod error;
 pub mod faq;
 pub mod http;
 pub mod image;
+pub mod load;
 pub mod metrics;
 pub mod service;
 pub mod vision;

@@ -60,9 +60,10 @@ fn nothing_but_the_root_and_the_command_line_depends_on_http() {
 
 #[test]
 fn only_config_reads_the_environment() {
-    for module in
-        ["app", "batch", "cli", "error", "faq", "http", "image", "metrics", "service", "vision", "weights"]
-    {
+    for module in [
+        "app", "batch", "cli", "error", "faq", "http", "image", "load", "metrics", "service", "vision",
+        "weights",
+    ] {
         assert_eq!(offences(&under(module), &["env::var", "env = \"", "option_env!"]), [""; 0]);
     }
 }
@@ -81,4 +82,17 @@ fn the_models_do_not_know_each_other() {
     assert_eq!(offences(&under("vision"), &["crate::faq", "crate::service"]), [""; 0]);
     assert_eq!(offences(&under("faq"), &["crate::vision", "crate::image", "crate::service"]), [""; 0]);
     assert_eq!(offences(&under("image"), &["crate::vision", "crate::faq", "crate::service"]), [""; 0]);
+}
+
+#[test]
+fn the_load_generator_knows_nothing_of_what_it_loads() {
+    let words = ["batch", "config", "faq", "http", "image", "metrics", "service", "vision", "weights"]
+        .map(|module| format!("crate::{module}"));
+    let words: Vec<_> = words.iter().map(String::as_str).chain(["kernels", "candle"]).collect();
+    assert_eq!(offences(&under("load"), &words), [""; 0]);
+    for module in
+        ["app", "batch", "config", "error", "faq", "http", "image", "metrics", "service", "vision", "weights"]
+    {
+        assert_eq!(offences(&under(module), &["crate::load"]), [""; 0]);
+    }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Standard output is for results, standard error for logs.
 
+mod bench;
 mod faq;
 mod plan;
 mod serve;
@@ -39,6 +40,8 @@ enum Command {
     /// Make and check classifier weights.
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Put load on a server and report rates and latencies.
+    Bench(Box<bench::BenchArgs>),
     /// Show the steps of a network's forward pass on this machine's CPU.
     Plan(plan::PlanArgs),
 }
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Faq(command) => faq::run(command),
         Command::Weights(command) => weights::run(command),
+        Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
     };
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
