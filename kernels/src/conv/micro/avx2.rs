@@ -34,11 +34,18 @@ unsafe fn tile_avx2<const N: usize>(t: &Tile) {
         _mm_prefetch::<_MM_HINT_T0>(t.out.wrapping_add(r * t.out_step).cast());
     }
     let (mut panel, mut ahead) = (t.panel, t.ahead.start);
+    let lines = (t.ahead.end as usize - t.ahead.start as usize) / (LINE * size_of::<f32>());
+    let stretches = t.taps * (t.depth / STRETCH);
+    // A division costs a good part of a small tile.
+    let lines_a_stretch = if lines <= stretches { 1 } else { lines / stretches.max(1) + 1 };
     for tap in 0..t.taps {
         // SAFETY: `rows` has `N` pointers a tap.
         let mut rows: [*const f32; N] = std::array::from_fn(|r| unsafe { *t.rows.add(tap * t.row_step + r) });
         for _ in 0..t.depth / STRETCH {
-            if ahead < t.ahead.end {
+            for _ in 0..lines_a_stretch {
+                if ahead >= t.ahead.end {
+                    break;
+                }
                 _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                 ahead = ahead.wrapping_add(LINE);
             }

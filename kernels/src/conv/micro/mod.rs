@@ -34,8 +34,7 @@ pub(super) struct Tile {
     pub(super) depth: usize,
     /// Weights, `[taps, depth, LANES]`.
     pub(super) panel: *const f32,
-    /// Memory that is needed soon: fetched into the second level cache bit by bit, as far as the depth allows. Never
-    /// read.
+    /// Memory that is needed soon: fetched into the second level cache, spread over the depth. Never read.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "stable Rust has no prefetch there"))]
     pub(super) ahead: Range<*const f32>,
     /// First row's result; `LANES` floats a row.
