@@ -95,10 +95,8 @@ impl DepthwiseConv {
                 rows: share(height, row_blocks, rows % row_blocks),
                 panels: share(panels, panel_blocks, block),
             };
-            for y in piece.rows.clone() {
-                // SAFETY: pieces are disjoint and lie in the batch; the rest is the caller's promise.
-                unsafe { self.row(frame, scratch, source, target, end, &piece, y) };
-            }
+            // SAFETY: pieces are disjoint and lie in the batch; the rest is the caller's promise.
+            unsafe { self.piece(frame, scratch, source, target, end, &piece) };
         });
     }
 
@@ -119,10 +117,25 @@ impl DepthwiseConv {
         let blocks = panels.div_ceil(self.panels);
         for block in 0..blocks {
             let piece = Piece { image: 0, rows: rows.clone(), panels: share(panels, blocks, block) };
-            for y in rows.clone() {
-                // SAFETY: the row lies in the first image and is the caller's alone; the rest is its promise.
-                unsafe { self.row(frame, scratch, source, target, end, &piece, y) };
-            }
+            // SAFETY: the rows lie in the first image and are the caller's alone; the rest is its promise.
+            unsafe { self.piece(frame, scratch, source, target, end, &piece) };
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::run`]; nobody else computes these rows of these panels.
+    unsafe fn piece(
+        &self,
+        frame: &Frame<'_>,
+        scratch: &mut Scratch,
+        source: Place,
+        target: Place,
+        end: &Ending,
+        piece: &Piece,
+    ) {
+        for y in piece.rows.clone() {
+            // SAFETY: the row is the piece's; the rest is the caller's promise.
+            unsafe { self.row(frame, scratch, source, target, end, piece, y) };
         }
     }
 

@@ -183,7 +183,8 @@ impl Executor {
         self.run_timed(batch, |_| ());
     }
 
-    /// Runs all steps as [`Executor::run`] does and tells `done` after each which one it was; for measuring.
+    /// Runs all steps as [`Executor::run`] does and tells `done` after each which one it was, after steps that go together
+    /// the last of them; for measuring.
     ///
     /// # Panics
     /// As [`Executor::run`].

@@ -16,7 +16,8 @@ use super::team::share;
 /// Most steps that go together.
 const MOST: usize = 3;
 
-/// Floats that the largest picture between the steps must have, or it stays in the second level cache by itself.
+/// Floats that the largest picture between the steps must have: twice a second level cache of 512 KiB. With smaller ones
+/// the steps are as fast one after the other.
 const LEAST: usize = 256 << 10;
 
 /// Floats of all rows between the steps that a member holds: half a second level cache of 512 KiB, more or less.
