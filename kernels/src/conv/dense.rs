@@ -80,7 +80,8 @@ impl Dense {
         let parts = tiles.clone().count();
         for panel in 0..self.panels.count() {
             let finish = Finish { bias: self.panels.bias(panel).as_ptr(), ..Finish::PLAIN };
-            for (part, (first, count)) in tiles.clone().enumerate() {
+            let mut ahead = self.panels.portions(panel + 1, parts);
+            for (first, count) in tiles.clone() {
                 let rows = &rows[first * inputs..][..count * inputs];
                 // Wrapping, because rows that the tile does not have may lie outside; they are not read.
                 let pointers: [*const f32; ROWS] =
@@ -91,7 +92,7 @@ impl Dense {
                     taps: 1,
                     depth: inputs,
                     panel: self.panels.panel(panel).as_ptr(),
-                    ahead: self.panels.portion(panel + 1, part, parts).as_ptr_range(),
+                    ahead: ahead.next().unwrap_or_default().as_ptr_range(),
                     out: out[first * outputs + panel * LANES..][..(count - 1) * outputs + LANES].as_mut_ptr(),
                     out_step: outputs,
                     finish,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::frame::{Frame, Scratch};
 use super::lanes::{Lanes, WIDTH, dispatch};
 use super::map::Map;
-use super::micro::{Finish, LANES, ROWS, row_tiles};
+use super::micro::{Finish, LANES};
 use super::panels::Depthwise;
 use super::step::{Ending, Place, Window};
 use super::team::share;
@@ -16,6 +16,23 @@ const CHANNEL_BLOCK: usize = 6 << 10;
 
 /// Most rows of a piece of work.
 const ROW_BLOCK: usize = 16;
+
+/// Most neighbouring pixels of a tile: as many sums keep two FMA units of latency 4 busy, and with the taps of a row
+/// and a pixel they fit AVX2's 16 registers.
+const NEIGHBOURS: usize = 8;
+
+/// Unrolled here, because sums left to a loop may end up in memory.
+macro_rules! each_column {
+    ($column:ident in 0..$count:expr => $body:block) => {
+        each_column!(@ $column, $count, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18)
+    };
+    (@ $column:ident, $count:expr, $body:block, $($at:literal)*) => {
+        $(if $at < $count {
+            let $column: usize = $at;
+            $body
+        })*
+    };
+}
 
 /// A depthwise convolution.
 #[derive(Debug)]
@@ -44,15 +61,23 @@ struct Row<'a> {
     stride: usize,
     kernel: usize,
     channels: Range<usize>,
-    /// Weights of the first tap, and floats from one tap to the next.
+    /// Weights of the first tap in the picture, of the first of all panels.
     weights: *const f32,
-    tap: usize,
     /// Output pixels.
     count: usize,
     out: *mut f32,
     /// Floats from one output pixel to the next.
     pixel: usize,
     finish: Finish,
+}
+
+impl Row<'_> {
+    /// Weights of the first tap for the channels from this one on.
+    #[inline(always)]
+    fn weights_of(&self, channel: usize) -> *const f32 {
+        let panel = self.kernel * self.kernel * LANES;
+        self.weights.wrapping_add(channel / LANES * panel + channel % LANES)
+    }
 }
 
 impl DepthwiseConv {
@@ -155,7 +180,6 @@ impl DepthwiseConv {
         let kernel = self.window.kernel;
         let rows = self.window.within(y, source.map.height());
         let first = rows.start + self.window.pad - y * self.window.stride;
-        let tap = self.weights.channels.next_multiple_of(LANES);
         let pixels = &mut scratch.pointers[..rows.len() * self.columns];
         // SAFETY: the rows are in the picture.
         unsafe { self.point(frame, pixels, source, piece.image, rows) };
@@ -167,8 +191,7 @@ impl DepthwiseConv {
             stride: self.window.stride,
             kernel,
             channels,
-            weights: self.weights.weight.floats()[first * kernel * tap..].as_ptr(),
-            tap,
+            weights: self.weights.weight.floats()[first * kernel * LANES..].as_ptr(),
             count: target.map.width(),
             // SAFETY: the row lies in the target.
             out: unsafe { frame.at(target, out) },
@@ -213,61 +236,99 @@ impl DepthwiseConv {
 /// The CPU has the instructions of `L`, and the pointers are good for what [`Row`] says, `channels` included.
 #[inline(always)]
 unsafe fn along<L: Lanes>(row: &Row<'_>) {
-    for (start, count) in row_tiles(row.count) {
-        // SAFETY: the caller's promise.
+    let tiles = row.count.div_ceil(NEIGHBOURS);
+    for tile in 0..tiles {
+        let pixels = share(row.count, tiles, tile);
+        // SAFETY: the caller's promise; the window is the row's.
         unsafe {
-            match count {
-                1 => neighbours::<L, 1>(row, start),
-                2 => neighbours::<L, 2>(row, start),
-                3 => neighbours::<L, 3>(row, start),
-                4 => neighbours::<L, 4>(row, start),
-                5 => neighbours::<L, 5>(row, start),
-                _ => neighbours::<L, ROWS>(row, start),
+            match (row.kernel, row.stride) {
+                (3, 1) => windows::<L, 3, 1>(row, pixels),
+                (3, 2) => windows::<L, 3, 2>(row, pixels),
+                (5, 1) => windows::<L, 5, 1>(row, pixels),
+                (5, 2) => windows::<L, 5, 2>(row, pixels),
+                _ => pixels.for_each(|pixel| any_window::<L>(row, pixel)),
             }
         }
     }
 }
 
-/// `N` pixels of a row from `start` on.
+/// # Safety
+/// As [`along`], for a row that has these `1..=NEIGHBOURS` pixels and windows of `K` taps, `S` apart.
+#[inline(always)]
+unsafe fn windows<L: Lanes, const K: usize, const S: usize>(row: &Row<'_>, pixels: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match pixels.len() {
+            1 => neighbours::<L, K, S, 1>(row, pixels.start),
+            2 => neighbours::<L, K, S, 2>(row, pixels.start),
+            3 => neighbours::<L, K, S, 3>(row, pixels.start),
+            4 => neighbours::<L, K, S, 4>(row, pixels.start),
+            5 => neighbours::<L, K, S, 5>(row, pixels.start),
+            6 => neighbours::<L, K, S, 6>(row, pixels.start),
+            7 => neighbours::<L, K, S, 7>(row, pixels.start),
+            _ => neighbours::<L, K, S, NEIGHBOURS>(row, pixels.start),
+        }
+    }
+}
+
+/// `N` pixels of a row from `start` on: a row of taps stays in registers, and each input pixel is loaded once for all
+/// windows that it lies in.
 ///
 /// # Safety
-/// As [`along`], for a row that has these pixels.
+/// As [`windows`].
 #[inline(always)]
-unsafe fn neighbours<L: Lanes, const N: usize>(row: &Row<'_>, start: usize) {
+unsafe fn neighbours<L: Lanes, const K: usize, const S: usize, const N: usize>(row: &Row<'_>, start: usize) {
     let (low, high) = (L::splat(row.finish.low), L::splat(row.finish.high));
     let rows = row.pixels.len() / row.columns;
-    for channel in row.channels.clone().step_by(2 * WIDTH) {
+    for channel in row.channels.clone().step_by(WIDTH) {
         // SAFETY: there is a bias for each channel.
-        let bias = unsafe { pair::<L>(row.finish.bias.add(channel)) };
+        let bias = unsafe { L::load(row.finish.bias.add(channel)) };
         let mut sums = [bias; N];
-        let mut weights = row.weights.wrapping_add(channel);
+        let mut weights = row.weights_of(channel);
         for y in 0..rows {
-            let pixels = &row.pixels[y * row.columns + start * row.stride..];
-            for x in 0..row.kernel {
-                // SAFETY: the tap exists.
-                let weight = unsafe { pair::<L>(weights) };
-                weights = weights.wrapping_add(row.tap);
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: the window's column exists, and what it points to has the channel.
-                    let value = unsafe { pair::<L>(pixels.get_unchecked(n * row.stride + x).add(channel)) };
-                    *sum = [value[0].mul_add(weight[0], sum[0]), value[1].mul_add(weight[1], sum[1])];
+            let pixels = &row.pixels[y * row.columns + start * S..];
+            // SAFETY: the taps exist.
+            let taps: [L; K] = std::array::from_fn(|x| unsafe { L::load(weights.add(x * LANES)) });
+            weights = weights.wrapping_add(K * LANES);
+            each_column!(column in 0..(N - 1) * S + K => {
+                // SAFETY: the windows' column exists, and what it points to has the channel.
+                let value = unsafe { L::load(pixels.get_unchecked(column).add(channel)) };
+                for (x, &tap) in taps.iter().enumerate() {
+                    if column >= x && (column - x).is_multiple_of(S) && (column - x) / S < N {
+                        let sum = &mut sums[(column - x) / S];
+                        *sum = value.mul_add(tap, *sum);
+                    }
                 }
-            }
+            });
         }
         for (n, sum) in sums.into_iter().enumerate() {
             let out = row.out.wrapping_add((start + n) * row.pixel + channel);
-            for (half, sum) in sum.into_iter().enumerate() {
-                // SAFETY: the pixel exists and has the channel.
-                unsafe { sum.at_least(low).at_most(high).store(out.add(half * WIDTH)) };
-            }
+            // SAFETY: the pixel exists and has the channel.
+            unsafe { sum.at_least(low).at_most(high).store(out) };
         }
     }
 }
 
+/// One pixel of a row, whatever its window.
+///
 /// # Safety
-/// `from` is good for twice [`WIDTH`] floats.
+/// As [`along`], for a row that has the pixel.
 #[inline(always)]
-unsafe fn pair<L: Lanes>(from: *const f32) -> [L; 2] {
-    // SAFETY: the caller's promise.
-    unsafe { [L::load(from), L::load(from.add(WIDTH))] }
+unsafe fn any_window<L: Lanes>(row: &Row<'_>, pixel: usize) {
+    let (low, high) = (L::splat(row.finish.low), L::splat(row.finish.high));
+    let rows = row.pixels.len() / row.columns;
+    for channel in row.channels.clone().step_by(WIDTH) {
+        // SAFETY: there is a bias for each channel.
+        let mut sum = unsafe { L::load(row.finish.bias.add(channel)) };
+        let mut weights = row.weights_of(channel);
+        for y in 0..rows {
+            for pixel in &row.pixels[y * row.columns + pixel * row.stride..][..row.kernel] {
+                // SAFETY: the tap exists, and what the pointer points to has the channel.
+                sum = unsafe { L::load(pixel.add(channel)).mul_add(L::load(weights), sum) };
+                weights = weights.wrapping_add(LANES);
+            }
+        }
+        // SAFETY: the pixel exists and has the channel.
+        unsafe { sum.at_least(low).at_most(high).store(row.out.wrapping_add(pixel * row.pixel + channel)) };
+    }
 }

@@ -52,11 +52,13 @@ impl Panels {
         if channels == 0 || taps == 0 || channels.checked_mul(taps) != Some(weight.len()) {
             return Err(ConvError::Weights);
         }
-        let stride = channels.next_multiple_of(LANES);
-        let mut packed = Buffer::zeros(taps * stride);
-        for (channel, weights) in weight.chunks_exact(taps).enumerate() {
-            for (tap, &weight) in weights.iter().enumerate() {
-                packed.floats_mut()[tap * stride + channel] = weight;
+        let mut packed = Buffer::zeros(channels.next_multiple_of(LANES) * taps);
+        let panels = packed.floats_mut().chunks_exact_mut(taps * LANES);
+        for (panel, filters) in panels.zip(weight.chunks(taps * LANES)) {
+            for (lane, filter) in filters.chunks_exact(taps).enumerate() {
+                for (tap, &weight) in filter.iter().enumerate() {
+                    panel[tap * LANES + lane] = weight;
+                }
             }
         }
         Ok(Depthwise { channels, kernel, weight: packed, bias: padded(bias) })
@@ -95,13 +97,9 @@ impl Panels {
         &self.weight.floats()[at * self.panel_floats()..][..self.panel_floats()]
     }
 
-    /// The `part`th of `parts` shares of a panel, empty where there is no such panel: for fetching it ahead bit by bit.
-    pub(super) fn portion(&self, at: usize, part: usize, parts: usize) -> &[f32] {
-        if at >= self.count() {
-            return &[];
-        }
-        let floats = self.panel_floats();
-        &self.panel(at)[part * floats / parts..(part + 1) * floats / parts]
+    /// A panel in portions, empty where there is no such panel: for fetching it ahead bit by bit.
+    pub(super) fn portions(&self, at: usize, count: usize) -> Portions<'_> {
+        portions(if at < self.count() { self.panel(at) } else { &[] }, count)
     }
 
     /// Bias of one panel's channels.
@@ -110,7 +108,15 @@ impl Panels {
     }
 }
 
-/// A depthwise convolution's weights, `[kernel, kernel, channels rounded up to 16]`, and bias.
+/// Neighbouring parts of a slice.
+pub(super) type Portions<'a> = std::slice::Chunks<'a, f32>;
+
+/// At most `count` portions of nearly equal length that make up `floats`.
+pub(super) fn portions(floats: &[f32], count: usize) -> Portions<'_> {
+    floats.chunks(floats.len().div_ceil(count).max(1))
+}
+
+/// A depthwise convolution's weights, `[ceil(channels / 16), kernel, kernel, 16]`, and bias.
 #[derive(Debug)]
 pub struct Depthwise {
     pub(super) channels: usize,

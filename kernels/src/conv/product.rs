@@ -148,14 +148,15 @@ impl Product {
         for panel in piece.panels.clone() {
             let lane = panel * LANES;
             let finish = end.finish(frame, self.panels.bias(panel).as_ptr(), pixel + lane);
-            for (at, (first, rows)) in row_tiles(count).enumerate() {
+            let mut ahead = self.panels.portions(panel + 1, tiles);
+            for (first, rows) in row_tiles(count) {
                 let tile = Tile {
                     rows: scratch.pointers[first..].as_ptr(),
                     row_step: count,
                     taps: self.taps(),
                     depth: self.panels.panel_floats() / LANES / self.taps(),
                     panel: self.panels.panel(panel).as_ptr(),
-                    ahead: self.panels.portion(panel + 1, at, tiles).as_ptr_range(),
+                    ahead: ahead.next().unwrap_or_default().as_ptr_range(),
                     // SAFETY: row and panel lie in the target.
                     out: unsafe { frame.at(target, pixel + first * target.map.stride() + lane) },
                     out_step: target.map.stride(),
@@ -181,23 +182,31 @@ impl Product {
         rows: Range<usize>,
     ) {
         let count = rows.len();
-        let runs = self.kernel == Kernel::Rows;
+        let kernel = self.panels.kernel;
+        let (down, across) = (kernel, if self.kernel == Kernel::Rows { 1 } else { kernel });
         let (width, pixels) = (target.map.width(), target.map.pixels());
-        for (at, row) in rows.enumerate() {
-            let (image, pixel) = (row / pixels * source.map.floats(), row % pixels);
-            let y = (pixel / width * self.window.stride) as isize - self.window.pad as isize;
-            let x = (pixel % width * self.window.stride) as isize - self.window.pad as isize;
-            for tap in 0..self.taps() {
-                let (dy, dx) = match runs {
-                    true => (tap, 0),
-                    false => (tap / self.panels.kernel, tap % self.panels.kernel),
-                };
-                let (y, x) = (y + dy as isize, x + dx as isize);
-                scratch.pointers[tap * count + at] = match runs || source.map.holds(y, x) {
+        let first = rows.start % pixels;
+        let (mut image, mut y, mut x) = (rows.start / pixels, first / width, first % width);
+        for row in 0..count {
+            let origin = image * source.map.floats();
+            let top = (y * self.window.stride) as isize - self.window.pad as isize;
+            let left = (x * self.window.stride) as isize - self.window.pad as isize;
+            let mut pointers = scratch.pointers[row..].iter_mut().step_by(count);
+            for (dy, dx) in (0..down).flat_map(|dy| (0..across).map(move |dx| (dy, dx))) {
+                let (y, x) = (top + dy as isize, left + dx as isize);
+                let Some(pointer) = pointers.next() else { break };
+                *pointer = match self.kernel == Kernel::Rows || source.map.holds(y, x) {
                     // SAFETY: the pixel is in the picture or, with this kernel, in its border.
-                    true => unsafe { frame.at(source, image + source.map.offset(y, x)) },
+                    true => unsafe { frame.at(source, origin + source.map.offset(y, x)) },
                     false => frame.zeros.as_ptr(),
                 };
+            }
+            x += 1;
+            if x == width {
+                (x, y) = (0, y + 1);
+            }
+            if y == target.map.height() {
+                (y, image) = (0, image + 1);
             }
         }
     }

@@ -12,7 +12,7 @@ use super::frame::{Frame, Scratch};
 use super::lanes::dispatch;
 use super::map::Map;
 use super::micro::{Finish, LANES, ROWS, Tile, row_tiles};
-use super::panels::Panels;
+use super::panels::{Panels, portions};
 use super::points::{
     self, POINTS, SHORT_TILE, SIDE, Short, TILE, transform_input, transform_output, transform_weights,
 };
@@ -128,8 +128,8 @@ impl Product<'_> {
     unsafe fn run(self, frame: &Frame<'_>) {
         let depth = self.weights.len() / LANES;
         let tiles = row_tiles(self.sums.len() / LANES);
-        let parts = tiles.clone().count();
-        for (part, (start, rows)) in tiles.enumerate() {
+        let mut ahead = portions(self.ahead, tiles.clone().count());
+        for (start, rows) in tiles {
             // Wrapping, because rows that the tile does not have may lie outside; they are not read.
             let inputs: [*const f32; ROWS] =
                 std::array::from_fn(|r| self.inputs.wrapping_add((start + r) * depth));
@@ -139,7 +139,7 @@ impl Product<'_> {
                 taps: 1,
                 depth,
                 panel: self.weights.as_ptr(),
-                ahead: self.ahead[share(self.ahead.len(), parts, part)].as_ptr_range(),
+                ahead: ahead.next().unwrap_or_default().as_ptr_range(),
                 out: self.sums[start * LANES..][..rows * LANES].as_mut_ptr(),
                 out_step: LANES,
                 finish: Finish::PLAIN,
@@ -267,7 +267,7 @@ impl Winograd {
         let depth = self.panels.inputs;
         let (weights, sums) = scratch.floats.floats_mut().split_at_mut(2 * SIDE * self.weight_step());
         let sum_step = block.len() * LANES + GAP;
-        let next = panel + 1;
+        let mut ahead = self.panels.portions(panel + 1, POINTS);
         for (pair, rows) in points::PAIRS.into_iter().enumerate() {
             let job = points::Weights {
                 pair,
@@ -278,6 +278,7 @@ impl Winograd {
             // SAFETY: the panel holds 9 taps, `out` two rows of points of the same depth.
             unsafe { dispatch!(frame.isa, transform_weights, job, points::Weights<'_>) };
             for at in 0..2 * SIDE {
+                let ahead = ahead.next().unwrap_or_default();
                 let point = rows[at / SIDE] * SIDE + at % SIDE;
                 let with = self.tiling.with(frame.batch, point);
                 let first = with.start.saturating_sub(tiles.start).max(block.start);
@@ -293,8 +294,7 @@ impl Winograd {
                     weights: &weights[at * self.weight_step()..][..depth * LANES],
                     sums: &mut sums[point * sum_step..]
                         [(first - block.start) * LANES..(end - block.start) * LANES],
-                    // A panel comes a bit at a time, while the one before it is multiplied.
-                    ahead: self.panels.portion(next, pair * 2 * SIDE + at, POINTS),
+                    ahead,
                 };
                 // SAFETY: the inputs of these tiles are ready.
                 unsafe { product.run(frame) };

@@ -123,8 +123,6 @@ impl MicroKernels {
 /// keep two FMA units of latency 4 busy with two accumulators a row.
 pub(super) fn row_tiles(total: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let count = total.div_ceil(ROWS).max(1);
-    (0..count).map(move |at| {
-        let start = at * total / count;
-        (start, (at + 1) * total / count - start)
-    })
+    let (rows, longer) = (total / count, total % count);
+    (0..count).map(move |at| (at * rows + at.min(longer), rows + usize::from(at < longer)))
 }
