@@ -46,7 +46,7 @@ fn server(max_batch: usize, weights: &std::path::Path) -> Server {
     let mut settings = config();
     let photos = settings.photos.as_mut().expect("photos are served");
     photos.max_batch = max_batch;
-    photos.weights = weights.to_owned();
+    photos.classifier.weights = weights.to_owned();
     Server::start(&settings)
 }
 

@@ -101,7 +101,7 @@ fn main() {
     let arch = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(Arch::ResNet50);
     let (_folder, weights) = random_weights(arch);
     let mut settings = config();
-    settings.photos.as_mut().expect("photos are served").weights = weights;
+    settings.photos.as_mut().expect("photos are served").classifier.weights = weights;
     let server = Server::start(&settings);
     let client = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let samples = client.block_on(ask(&server, photo(1).into()));

@@ -172,7 +172,7 @@ fn main() {
     }
     let (_folder, weights) = random_weights(Arch::ResNet50);
     let mut settings = config();
-    settings.photos.as_mut().expect("photos are served").weights = weights;
+    settings.photos.as_mut().expect("photos are served").classifier.weights = weights;
     let bench = Bench {
         server: Server::start(&settings),
         runtime: Runtime::new().expect("a runtime"),

@@ -53,9 +53,9 @@ fn jpeg() -> Vec<u8> {
 fn server(weights: &Path, threads: Threads) -> Server {
     let mut settings = config();
     let photos = settings.photos.as_mut().expect("photos are served");
-    photos.weights = weights.to_owned();
+    photos.classifier.weights = weights.to_owned();
     photos.max_batch = BATCH;
-    (photos.engine_threads, photos.decode_threads) = (threads.engine, threads.decode);
+    (photos.classifier.engine_threads, photos.decode_threads) = (threads.engine, threads.decode);
     Server::start(&settings)
 }
 

@@ -3,7 +3,7 @@
 //! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,16 +15,18 @@ use tokio::{
 };
 
 use crate::{
-    batch::{CostTable, Workers, scheduler},
-    config::{Config, FaqConfig, PhotosConfig},
+    batch::{CostTable, scheduler},
+    config::{ClassifierConfig, Config, FaqConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
     http::{
         self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS, terms::Clients, v2::statistics::Statistics,
     },
     image::Decoder,
     metrics::{Metrics, UPKEEP},
-    service::{Photos, Questions, Readiness},
-    vision::{Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, cpu::CpuOptions},
+    service::{Photos, Questions, Readiness, Slot, slot::Fresh},
+    vision::{
+        Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, ModelInfo, Preprocessing, cpu::CpuOptions,
+    },
     weights::manifest::Manifest,
 };
 
@@ -47,7 +49,6 @@ pub fn runtime() -> std::io::Result<Runtime> {
 /// A loaded and warmed server without a port.
 pub struct App {
     context: Context,
-    workers: Vec<Workers>,
 }
 
 impl App {
@@ -57,34 +58,38 @@ impl App {
     /// Whatever cannot be loaded, with the file named.
     pub fn build(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
-        let mut workers = Vec::new();
-        let photos =
-            config.photos.as_ref().map(|photos| build_photos(photos, &metrics, &mut workers)).transpose()?;
-        let questions =
-            config.faq.as_ref().map(|faq| build_faq(faq, &metrics, &mut workers)).transpose()?.map(Arc::new);
-        describe(&metrics, photos.as_ref(), questions.as_deref());
-        let pools = workers.iter().map(|pool| (pool.name(), pool.liveness())).collect();
-        let readiness = Readiness::new(pools);
+        let photos = config.photos.clone().map(|config| {
+            let metrics = metrics.clone();
+            Slot::open(Box::new(move |present| build_photos(&config, &metrics, present))).map(Arc::new)
+        });
+        let questions = config.faq.clone().map(|config| {
+            let metrics = metrics.clone();
+            Slot::open(Box::new(move |present| build_faq(&config, &metrics, present))).map(Arc::new)
+        });
+        let (photos, questions) = (photos.transpose()?, questions.transpose()?);
+        describe(&metrics, photos.as_deref(), questions.as_deref());
+        let pools = photos.iter().map(|slot| slot.pools()).chain(questions.iter().map(|slot| slot.pools()));
         let context = Context {
+            readiness: Readiness::new(pools.collect()),
             photos,
             questions,
-            readiness,
             metrics,
             limits: config.http,
             clients: Clients::new(config.clients.clone()),
             statistics: Statistics::default(),
         };
-        Ok(Self { context, workers })
+        Ok(Self { context })
     }
 
-    /// The FAQ side, where it is served; to reload its model. Weak, because its workers end with the last who could ask.
-    pub fn questions(&self) -> Option<Weak<Questions>> {
-        self.context.questions.as_ref().map(Arc::downgrade)
+    /// Where the FAQ is served, if it is; to reload its model.
+    pub fn questions(&self) -> Option<Arc<Slot<Questions>>> {
+        self.context.questions.clone()
     }
 
     /// Serves `listener` until `shutdown`, drains, and waits for the worker threads.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = Shutdown>) -> Ended {
         let metrics = self.context.metrics.clone();
+        let (photos, questions) = (self.context.photos.clone(), self.context.questions.clone());
         let upkeep = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(UPKEEP);
             loop {
@@ -95,57 +100,92 @@ impl App {
         let ended = http::serve(listener, Arc::new(self.context), shutdown).await;
         upkeep.abort();
         if ended == Ended::Drained {
-            self.workers.into_iter().for_each(Workers::join);
+            photos.iter().for_each(|slot| slot.close());
+            questions.iter().for_each(|slot| slot.close());
         }
         ended
     }
 }
 
+/// A classifier and everything that its weights file tells of it.
+pub struct OpenClassifier {
+    /// Not warmed up yet.
+    pub classifier: Classifier,
+    /// What the model is.
+    pub model: ModelInfo,
+    /// The label of each class.
+    pub labels: Labels,
+    /// Resize and normalisation that the weights were trained for.
+    pub preprocessing: Preprocessing,
+    /// What the operator should know of the model, such as how to get a better one.
+    pub hint: Option<&'static str>,
+    /// Instructions that the engine uses.
+    pub instructions: &'static str,
+}
+
+impl OpenClassifier {
+    /// Reads the weights, checks them and builds an engine for batches of up to `max_batch`.
+    ///
+    /// # Errors
+    /// Whatever cannot be loaded, with the file named.
+    pub fn open(config: &ClassifierConfig, max_batch: usize) -> anyhow::Result<Self> {
+        let weights = config.weights.as_path();
+        let mut checkpoint = Checkpoint::open(weights, config.arch)?;
+        let model = checkpoint.info();
+        let labels = Labels::load(config.labels.as_deref(), weights, model.classes)?;
+        let manifest = Manifest::embedded();
+        let known = manifest.of_file(weights).filter(|known| known.arch() == Ok(model.arch) && !model.random);
+        let own = model.arch.preprocessing();
+        let preprocessing = known.map_or(own, |known| known.preprocessing(own));
+        let hint = known.and_then(|known| known.hint());
+        let options = CpuOptions { max_batch, threads: config.engine_threads };
+        let mut engine = CpuEngine::new(&mut checkpoint, options)?;
+        let instructions = engine.executor().instructions();
+        let classifier = Classifier::new(Box::new(engine), max_batch);
+        Ok(Self { classifier, model, labels, preprocessing, hint, instructions })
+    }
+}
+
+/// Loads a classifier; one like that which serves now is taken to cost as much.
 fn build_photos(
     config: &PhotosConfig,
     metrics: &Metrics,
-    workers: &mut Vec<Workers>,
-) -> anyhow::Result<Photos> {
+    present: Option<&Arc<Photos>>,
+) -> anyhow::Result<Fresh<Photos>> {
     let started = Instant::now();
-    let mut checkpoint = Checkpoint::open(&config.weights, config.arch)?;
-    let model = checkpoint.info();
-    let labels = Labels::load(config.labels.as_deref(), &config.weights, model.classes)?;
-    let manifest = Manifest::embedded();
-    let known =
-        manifest.of_file(&config.weights).filter(|known| known.arch() == Ok(model.arch) && !model.random);
-    let own = model.arch.preprocessing();
-    let preprocessing = known.map_or(own, |known| known.preprocessing(own));
-    let hint = known.and_then(|known| known.hint());
-    let options = CpuOptions { max_batch: config.max_batch, threads: config.engine_threads };
-    let mut engine = CpuEngine::new(&mut checkpoint, options)?;
-    let instructions = engine.executor().instructions();
+    let PhotosConfig { classifier: chosen, max_batch, .. } = config;
+    let opened = OpenClassifier::open(chosen, *max_batch)?;
+    let OpenClassifier { mut classifier, model, labels, preprocessing, hint, instructions } = opened;
     let loaded = started.elapsed();
-    let mut classifier = Classifier::new(Box::new(engine), config.max_batch);
     classifier.warm_up().context("the warm-up batch failed")?;
     tracing::info!(
         model = model.name,
-        weights = %config.weights.display(),
+        weights = %chosen.weights.display(),
         classes = model.classes,
-        transform = %config.transforms.pick(None, preprocessing),
+        transform = %chosen.transforms.pick(None, preprocessing),
         load_ms = loaded.as_millis() as u64,
         warm_up_ms = (started.elapsed() - loaded).as_millis() as u64,
-        max_batch = config.max_batch,
-        engine_threads = config.engine_threads,
+        max_batch,
+        engine_threads = chosen.engine_threads,
         instructions,
         "classifier ready"
     );
     if model.random {
-        tracing::warn!(weights = %config.weights.display(), "{RANDOM_WEIGHTS}; give real ones with --weights");
+        tracing::warn!(weights = %chosen.weights.display(), "{RANDOM_WEIGHTS}; give real ones with --weights");
     }
     if let Some(hint) = hint {
         tracing::info!("{hint}");
     }
-    let costs = CostTable::measure(&mut classifier, Classifier::grey, COST_BUDGET)
-        .context("a batch failed while its cost was measured")?;
+    let alike = present.filter(|present| present.model.arch == model.arch);
+    let costs = match alike {
+        Some(present) => present.classifier.costs(),
+        None => CostTable::measure(&mut classifier, Classifier::grey, COST_BUDGET)
+            .context("a batch failed while its cost was measured")?,
+    };
     tracing::info!(queue = "classify", "a batch takes {}", describe_costs(&costs));
     let (classifier, engine) =
         scheduler::start("classify", vec![classifier], config.queue, costs, metrics.queue("classify"))?;
-    let decoders = (0..config.decode_threads).map(|_| Decoder::new(config.decode, INPUT_SIZE)).collect();
+    let decoders = (0..config.decode_threads).map(|_| Decoder::new(chosen.decode, INPUT_SIZE)).collect();
     let (decoder, decode_pool) = scheduler::start(
         "decode",
         decoders,
@@ -153,21 +193,30 @@ fn build_photos(
         CostTable::unmeasured(1),
         metrics.queue("decode"),
     )?;
-    workers.extend([engine, decode_pool]);
-    Ok(Photos {
+    let photos = Photos {
         decoder,
         classifier,
         model,
         labels,
         preprocessing,
-        transforms: config.transforms,
+        transforms: chosen.transforms,
         hint,
         inflight: config.share_identical.then(Arc::default),
         shared: metrics.shared_photos.clone(),
-    })
+    };
+    Ok(Fresh { served: Arc::new(photos), workers: vec![engine, decode_pool] })
 }
 
-fn build_faq(config: &FaqConfig, metrics: &Metrics, workers: &mut Vec<Workers>) -> anyhow::Result<Questions> {
+/// Loads the FAQ; where it is served already, its workers go on with the new model.
+fn build_faq(
+    config: &FaqConfig,
+    metrics: &Metrics,
+    present: Option<&Arc<Questions>>,
+) -> anyhow::Result<Fresh<Questions>> {
+    if let Some(present) = present {
+        present.reload()?;
+        return Ok(Fresh { served: present.clone(), workers: Vec::new() });
+    }
     let live = Arc::new(Live::open(&config.model, config.embeddings.as_deref())?);
     let model = live.load().model().clone();
     tracing::info!(
@@ -184,8 +233,7 @@ fn build_faq(config: &FaqConfig, metrics: &Metrics, workers: &mut Vec<Workers>) 
     let Ok(costs) = CostTable::measure(&mut answerers[0], sample, COST_BUDGET);
     tracing::info!(queue = "faq", "a batch takes {}", describe_costs(&costs));
     let (queue, pool) = scheduler::start("faq", answerers, config.queue, costs, metrics.queue("faq"))?;
-    workers.push(pool);
-    Ok(Questions::new(queue, live))
+    Ok(Fresh { served: Arc::new(Questions::new(queue, live)), workers: vec![pool] })
 }
 
 /// A cost table for people: what a batch of each measured size takes.
@@ -194,12 +242,11 @@ fn describe_costs(costs: &CostTable) -> String {
     costs.rows().map(row).collect::<Vec<_>>().join(", ")
 }
 
-fn describe(metrics: &Metrics, photos: Option<&Photos>, questions: Option<&Questions>) {
-    let photos = photos.map_or_else(|| "off".to_owned(), |photos| photos.model.name.clone());
-    let faq = questions.map_or_else(
-        || "off".to_owned(),
-        |questions| questions.loaded().model().questions().len().to_string(),
-    );
+fn describe(metrics: &Metrics, photos: Option<&Slot<Photos>>, questions: Option<&Slot<Questions>>) {
+    let off = || "off".to_owned();
+    let photos = photos.and_then(Slot::get).map_or_else(off, |photos| photos.model.name.clone());
+    let count = |questions: Arc<Questions>| questions.loaded().model().questions().len().to_string();
+    let faq = questions.and_then(Slot::get).map_or_else(off, count);
     metrics.info(&[
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("photos", photos),

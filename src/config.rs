@@ -1,4 +1,5 @@
-//! Flags and environment variables of `convoy serve`, and the validated configuration made of them.
+//! Flags and environment variables of `convoy serve` and of what `convoy classify` shares with it, and the validated
+//! configuration made of them.
 //!
 //! Two steps: [`ServeArgs`] is typed text as the user wrote it; [`ServeArgs::resolve`] checks everything and names all
 //! problems at once. This is the only module that reads the environment.
@@ -54,22 +55,9 @@ pub struct ServeArgs {
     #[arg(long, env = "CONVOY_SERVICES", value_delimiter = ',', default_value = "photos,faq")]
     pub services: Vec<Service>,
 
-    /// Classifier weights: a safetensors file with the tensor names of the model's publisher.
-    #[arg(long, env = "CONVOY_WEIGHTS", default_value = "weights/resnet152.safetensors")]
-    pub weights: PathBuf,
-    /// Architecture the weights must have; found from the file when not given.
-    #[arg(long, env = "CONVOY_ARCH")]
-    pub arch: Option<Arch>,
-    /// Labels, one a line, as many as the model has classes; ImageNet-1k when not given and there are 1000.
-    #[arg(long, env = "CONVOY_LABELS")]
-    pub labels: Option<PathBuf>,
-    /// Default transform of photos; a request may name the other with `?transform=`.
-    #[arg(long, env = "CONVOY_TRANSFORM", value_enum, default_value = "resize-crop")]
-    pub transform: TransformName,
-    /// Short side in pixels before the crop of `resize-crop`, the model's own when not given; 232 for torchvision's V2
-    /// weights.
-    #[arg(long, env = "CONVOY_SHORT_SIDE")]
-    pub short_side: Option<u32>,
+    /// What photos are shown to.
+    #[command(flatten)]
+    pub classifier: ClassifierArgs,
     /// Most photos executed at once.
     #[arg(long, env = "CONVOY_MAX_BATCH", default_value_t = 8)]
     pub max_batch: usize,
@@ -79,21 +67,12 @@ pub struct ServeArgs {
     /// Threads that decode and resize photos; 0 takes half the cores.
     #[arg(long, env = "CONVOY_DECODE_THREADS", default_value_t = 0)]
     pub decode_threads: usize,
-    /// Threads of the vision engine; 0 takes every core.
-    #[arg(long, env = "CONVOY_ENGINE_THREADS", default_value_t = 0)]
-    pub engine_threads: usize,
     /// Whether identical photos in flight share one execution.
     #[arg(long, env = "CONVOY_SHARE_IDENTICAL", default_value_t = true, action = ArgAction::Set)]
     pub share_identical: bool,
     /// Most photos in one request.
     #[arg(long, env = "CONVOY_MAX_IMAGES", default_value_t = 64)]
     pub max_images: usize,
-    /// Most pixels of one photo, checked before its pixels are allocated.
-    #[arg(long, env = "CONVOY_MAX_PIXELS", default_value_t = 50_000_000)]
-    pub max_pixels: u64,
-    /// Leave photos as stored instead of turning them upright by their EXIF orientation.
-    #[arg(long, env = "CONVOY_IGNORE_ORIENTATION")]
-    pub ignore_orientation: bool,
 
     /// Answer POST /admin/... too: whoever reaches the port may then reload models.
     #[arg(long, env = "CONVOY_ADMIN")]
@@ -147,6 +126,36 @@ pub struct ServeArgs {
     pub grace_ms: u64,
 }
 
+/// Which classifier photos are shown to, and how they are prepared for it.
+#[derive(Debug, Clone, Args)]
+pub struct ClassifierArgs {
+    /// Classifier weights: a safetensors file with the tensor names of the model's publisher.
+    #[arg(long, env = "CONVOY_WEIGHTS", default_value = "weights/resnet152.safetensors")]
+    pub weights: PathBuf,
+    /// Architecture the weights must have; found from the file when not given.
+    #[arg(long, env = "CONVOY_ARCH")]
+    pub arch: Option<Arch>,
+    /// Labels, one a line, as many as the model has classes; ImageNet-1k when not given and there are 1000.
+    #[arg(long, env = "CONVOY_LABELS")]
+    pub labels: Option<PathBuf>,
+    /// Default transform of photos; a request may name the other with `?transform=`.
+    #[arg(long, env = "CONVOY_TRANSFORM", value_enum, default_value = "resize-crop")]
+    pub transform: TransformName,
+    /// Short side in pixels before the crop of `resize-crop`, the model's own when not given; 232 for torchvision's V2
+    /// weights.
+    #[arg(long, env = "CONVOY_SHORT_SIDE")]
+    pub short_side: Option<u32>,
+    /// Threads of the vision engine; 0 takes every core.
+    #[arg(long, env = "CONVOY_ENGINE_THREADS", default_value_t = 0)]
+    pub engine_threads: usize,
+    /// Most pixels of one photo, checked before its pixels are allocated.
+    #[arg(long, env = "CONVOY_MAX_PIXELS", default_value_t = 50_000_000)]
+    pub max_pixels: u64,
+    /// Leave photos as stored instead of turning them upright by their EXIF orientation.
+    #[arg(long, env = "CONVOY_IGNORE_ORIENTATION")]
+    pub ignore_orientation: bool,
+}
+
 /// Flags that every subcommand understands.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
@@ -182,9 +191,9 @@ pub struct ClientsConfig {
     pub weights: HashMap<Vec<u8>, f64>,
 }
 
-/// Configuration of the photo side.
+/// The classifier and how photos are prepared for it.
 #[derive(Debug, Clone)]
-pub struct PhotosConfig {
+pub struct ClassifierConfig {
     /// Weights file.
     pub weights: PathBuf,
     /// Architecture demanded of it.
@@ -193,16 +202,23 @@ pub struct PhotosConfig {
     pub labels: Option<PathBuf>,
     /// Transforms to choose from.
     pub transforms: Transforms,
+    /// Threads of the engine.
+    pub engine_threads: usize,
+    /// Decoding limits.
+    pub decode: DecodeOptions,
+}
+
+/// Configuration of the photo side.
+#[derive(Debug, Clone)]
+pub struct PhotosConfig {
+    /// What classifies.
+    pub classifier: ClassifierConfig,
     /// Most photos executed at once.
     pub max_batch: usize,
     /// Seats in the queue.
     pub queue: usize,
     /// Decoding threads.
     pub decode_threads: usize,
-    /// Threads of the engine.
-    pub engine_threads: usize,
-    /// Decoding limits.
-    pub decode: DecodeOptions,
     /// Whether identical photos in flight share one execution.
     pub share_identical: bool,
 }
@@ -298,31 +314,15 @@ impl ServeArgs {
     }
 
     fn photos(&self, checks: &mut Checks) -> PhotosConfig {
-        checks.file("--weights", &self.weights);
-        if let Some(labels) = &self.labels {
-            checks.file("--labels", labels);
-        }
-        if let Some(short_side) = self.short_side {
-            checks.range("--short-side", u64::from(short_side), 224, 4096);
-        }
+        let classifier = self.classifier.check(checks);
         checks.range("--max-batch", self.max_batch as u64, 1, 1024);
         checks.range("--queue", self.queue as u64, self.max_images as u64, 1 << 20);
         checks.range("--decode-threads", self.decode_threads as u64, 0, 1024);
-        checks.range("--engine-threads", self.engine_threads as u64, 0, 1024);
-        checks.range("--max-pixels", self.max_pixels, 1, 1 << 32);
         PhotosConfig {
-            weights: self.weights.clone(),
-            arch: self.arch,
-            labels: self.labels.clone(),
-            transforms: Transforms { default: self.transform, short_side: self.short_side },
+            classifier,
             max_batch: self.max_batch,
             queue: self.queue,
             decode_threads: or_share(self.decode_threads, 2),
-            engine_threads: or_share(self.engine_threads, 1),
-            decode: DecodeOptions {
-                max_pixels: self.max_pixels,
-                apply_orientation: !self.ignore_orientation,
-            },
             share_identical: self.share_identical,
         }
     }
@@ -385,6 +385,41 @@ impl ServeArgs {
     }
 }
 
+impl ClassifierArgs {
+    /// Checks everything and fills in what depends on the machine.
+    ///
+    /// # Errors
+    /// Every problem found, not only the first.
+    pub fn resolve(self) -> Result<ClassifierConfig, ConfigError> {
+        let mut checks = Checks::default();
+        let config = self.check(&mut checks);
+        if checks.problems.is_empty() { Ok(config) } else { Err(ConfigError { problems: checks.problems }) }
+    }
+
+    fn check(&self, checks: &mut Checks) -> ClassifierConfig {
+        checks.file("--weights", &self.weights);
+        if let Some(labels) = &self.labels {
+            checks.file("--labels", labels);
+        }
+        if let Some(short_side) = self.short_side {
+            checks.range("--short-side", u64::from(short_side), 224, 4096);
+        }
+        checks.range("--engine-threads", self.engine_threads as u64, 0, 1024);
+        checks.range("--max-pixels", self.max_pixels, 1, 1 << 32);
+        ClassifierConfig {
+            weights: self.weights.clone(),
+            arch: self.arch,
+            labels: self.labels.clone(),
+            transforms: Transforms { default: self.transform, short_side: self.short_side },
+            engine_threads: or_share(self.engine_threads, 1),
+            decode: DecodeOptions {
+                max_pixels: self.max_pixels,
+                apply_orientation: !self.ignore_orientation,
+            },
+        }
+    }
+}
+
 /// `asked` threads, or one `part`-th of the cores when 0 was asked.
 fn or_share(asked: usize, part: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -443,11 +478,11 @@ mod tests {
 
     #[test]
     fn the_crop_is_the_models_and_its_short_side_a_setting() {
-        let transforms = parse(&[]).photos(&mut Checks::default()).transforms;
+        let transforms = parse(&[]).photos(&mut Checks::default()).classifier.transforms;
         assert_eq!(transforms.pick(None, Preprocessing::TORCHVISION), Transform::RESIZE_CROP);
         let lite = Transform::ResizeCrop { short_side: 256, filter: kernels::Filter::Bicubic };
         assert_eq!(transforms.pick(None, Preprocessing::LITE), lite);
-        let transforms = parse(&["--short-side", "232"]).photos(&mut Checks::default()).transforms;
+        let transforms = parse(&["--short-side", "232"]).photos(&mut Checks::default()).classifier.transforms;
         let crop = Transform::ResizeCrop { short_side: 232, filter: kernels::Filter::Bilinear };
         assert_eq!(transforms.pick(None, Preprocessing::TORCHVISION), crop);
         let stretch = Some(TransformName::Stretch);

@@ -46,7 +46,7 @@ fn a_bad_configuration_exits_64_and_names_every_problem() {
 #[test]
 fn unusable_weights_end_the_start_with_a_sentence_not_a_panic() {
     let folder = tempfile::tempdir().unwrap();
-    let good = fs::read(config().photos.unwrap().weights).unwrap();
+    let good = fs::read(config().photos.unwrap().classifier.weights).unwrap();
     for (name, bytes, expected) in [
         ("empty", Vec::new(), "empty"),
         ("text", b"these are not the weights you are looking for".to_vec(), "safetensors"),
@@ -57,7 +57,7 @@ fn unusable_weights_end_the_start_with_a_sentence_not_a_panic() {
         fs::write(&path, bytes).unwrap();
         refuse(&["serve", "--services", "photos", "--weights", text(&path)], &[name, expected]);
     }
-    let weights = config().photos.unwrap().weights;
+    let weights = config().photos.unwrap().classifier.weights;
     let as_152 = ["serve", "--services", "photos", "--arch", "resnet152", "--weights", text(&weights)];
     refuse(&as_152, &["resnet18.safetensors", "resnet152", "layer1.0.conv3.weight", "layer1.0.conv1.weight"]);
     let model = folder.path().join("text");
@@ -136,7 +136,7 @@ impl Process {
 async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
     for signal in ["-TERM", "-INT"] {
         let settings = config();
-        let (weights, faq) = (settings.photos.unwrap().weights, settings.faq.unwrap().model);
+        let (weights, faq) = (settings.photos.unwrap().classifier.weights, settings.faq.unwrap().model);
         let process =
             Process::start(&["--max-batch", "2", "--weights", text(&weights), "--faq-model", text(&faq)]);
         let client = reqwest::Client::new();

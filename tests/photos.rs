@@ -12,7 +12,7 @@ use support::{Server, config, files, shared, shared_weights};
 
 fn resnet50() -> Server {
     let mut settings = config();
-    settings.photos.as_mut().unwrap().weights = shared_weights("resnet50");
+    settings.photos.as_mut().unwrap().classifier.weights = shared_weights("resnet50");
     settings.faq = None;
     Server::start(&settings)
 }

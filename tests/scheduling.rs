@@ -163,7 +163,7 @@ async fn deadlines_come_by_header_grpc_header_and_body() {
 #[tokio::test]
 async fn what_would_be_late_is_refused_at_once_and_told_when_to_come_back() {
     let mut settings = photos_only();
-    settings.photos.as_mut().unwrap().engine_threads = 1;
+    settings.photos.as_mut().unwrap().classifier.engine_threads = 1;
     let server = Server::start(&settings);
     let client = Client::new();
     assert_eq!(answer(client.post(server.url("/classify")).body(photo(100))).await.0, 200);

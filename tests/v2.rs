@@ -168,13 +168,7 @@ async fn what_is_not_there_is_refused_in_the_protocols_words() {
     assert_eq!(wrong_verb.headers()[header::ALLOW], "POST");
     assert_eq!(body(wrong_verb).await.0, 405);
     assert_eq!(post(&server, "/v2/health/ready", &json!({})).await.0, 405);
-    for (path, status) in [
-        ("/v2/repository/models/resnet18/load", 501),
-        ("/v2/repository/models/faq/unload", 501),
-        ("/v2/repository/models/faq/load", 403),
-        ("/v2/repository/models/x/load", 404),
-        ("/v2/models/x/infer", 404),
-    ] {
+    for (path, status) in [("/v2/models/x/infer", 404)] {
         let (got, value) = post(&server, path, &json!({})).await;
         assert_eq!(got, status, "{path}: {value}");
         error(&value);
@@ -182,15 +176,6 @@ async fn what_is_not_there_is_refused_in_the_protocols_words() {
     let metrics = Client::new().get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains(r#"route="v2_infer",status="404""#), "model names are no labels: {metrics}");
     assert!(!metrics.contains("resnet152"));
-}
-
-#[tokio::test]
-async fn the_faq_is_loaded_again_where_the_operator_allows_it() {
-    let mut settings = config();
-    settings.http.admin = true;
-    let server = Server::start(&settings);
-    let (status, value) = post(&server, "/v2/repository/models/faq/load", &json!({})).await;
-    assert_eq!((status, value["questions"].as_u64()), (200, Some(faq_corpus().originals.len() as u64)));
 }
 
 #[tokio::test]

@@ -10,9 +10,10 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
 use crate::faq::{
-    Corpus, Encoder, Loaded, Matcher, Model, Progress, Report, TrainOptions,
+    Corpus, Encoder, Loaded, Match, Matcher, Model, Progress, Ranking, Report, TrainOptions,
     corpus::read_texts,
     eval::{compare, plot::reliability_svg},
     evaluate, train_with,
@@ -61,6 +62,9 @@ pub(super) enum FaqCommand {
         /// How many matches to show.
         #[arg(long, default_value_t = 3)]
         top: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
         /// The question.
         question: String,
         #[command(flatten)]
@@ -127,8 +131,9 @@ pub(super) fn run(command: FaqCommand) -> anyhow::Result<()> {
             }
             against.map_or(Ok(()), |other| run_compare(&report, &judge(&other)?, &model, &other))
         }
-        FaqCommand::Ask { model, top, question, embeddings } => {
-            run_ask(&mut embeddings.open(&model)?, top, &question)
+        FaqCommand::Ask { model, top, json, question, embeddings } => {
+            let ranking = embeddings.open(&model)?.rank(&question, Some(top.max(1)));
+            if json { say(format_args!("{}", value_of(&ranking))) } else { print_matches(&ranking) }
         }
         FaqCommand::Inspect { model } => run_inspect(&model),
     }
@@ -164,8 +169,26 @@ fn run_compare(report: &Report, other: &Report, first: &Path, second: &Path) -> 
     say(format_args!("\n{} less {}\n{comparison}", first.display(), second.display()))
 }
 
-fn run_ask(matcher: &mut Matcher, top: usize, question: &str) -> anyhow::Result<()> {
-    let ranking = matcher.rank(question, Some(top.max(1)));
+/// The members of `POST /faq`'s answer, with the nearest matches even where none is good enough.
+fn value_of(ranking: &Ranking) -> serde_json::Value {
+    let found = |found: &Match| {
+        let original = &ranking.model.questions()[found.question];
+        json!({
+            "id": original.id,
+            "answer_id": original.answer_id,
+            "probability": found.probability,
+            "question": original.text,
+            "answer": original.answer,
+        })
+    };
+    json!({
+        "in_scope": ranking.in_scope(),
+        "scope": ranking.scope,
+        "matches": ranking.matches.iter().map(found).collect::<Vec<_>>(),
+    })
+}
+
+fn print_matches(ranking: &Ranking) -> anyhow::Result<()> {
     if !ranking.in_scope() {
         let threshold = ranking.model.threshold();
         say(format_args!("no match: scope {:.3} is below {threshold:.3}; the nearest are", ranking.scope))?;

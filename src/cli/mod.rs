@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand. Standard output is for results, standard error for logs.
 
 mod bench;
+mod classify;
 mod faq;
+mod help;
 mod plan;
 mod serve;
 mod weights;
@@ -20,9 +22,23 @@ use crate::config::{ConfigError, LogArgs, LogFormat};
 /// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
+/// What `--help` ends with.
+const AFTER_HELP: &str = "\
+Examples:
+  convoy serve --weights weights/resnet50.safetensors     serve photos and questions on port 8080
+  convoy classify cat.jpg dog.jpg                         classes of photos, without a server
+  convoy faq ask 'how do I copy an array?'                the best matches of a question
+  convoy weights fetch resnet50                           get a model's weights, verified
+  convoy bench http://127.0.0.1:8080 --photo cat.jpg      how much a server bears
+
+Exit codes:
+  0   it did what was asked
+  1   something went wrong; the last line on standard error says what
+  64  the arguments or the configuration cannot be used; every problem is named";
+
 /// Scores photos and questions in real time.
 #[derive(Debug, Parser)]
-#[command(name = "convoy", version, max_term_width = 110)]
+#[command(name = "convoy", version, max_term_width = 110, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     log: LogArgs,
@@ -34,6 +50,8 @@ struct Cli {
 enum Command {
     /// Serve photos and questions over HTTP.
     Serve(Box<crate::config::ServeArgs>),
+    /// Tell what photos show, without a server.
+    Classify(Box<classify::ClassifyArgs>),
     /// Train, judge and ask a FAQ model.
     #[command(subcommand)]
     Faq(faq::FaqCommand),
@@ -44,6 +62,10 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Show the steps of a network's forward pass on this machine's CPU.
     Plan(plan::PlanArgs),
+    /// Print a completion script for a shell.
+    Completions(help::CompletionsArgs),
+    /// Print the manual page, or write all of them.
+    Man(help::ManArgs),
 }
 
 /// Runs the command line: 0 when it did what was asked, 64 when the arguments or the configuration cannot be used, 1
@@ -61,10 +83,13 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(*args),
+        Command::Classify(args) => classify::run(*args),
         Command::Faq(command) => faq::run(command),
         Command::Weights(command) => weights::run(command),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Completions(args) => help::completions(&args),
+        Command::Man(args) => help::man(&args),
     };
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }

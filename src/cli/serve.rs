@@ -1,6 +1,6 @@
 //! `convoy serve`: configuration, models, then the port, then signals.
 
-use std::{future::Future, sync::Weak, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -12,7 +12,7 @@ use crate::{
     app::{self, App},
     config::ServeArgs,
     http::{Ended, Shutdown},
-    service::Questions,
+    service::{Questions, Slot},
 };
 
 /// How long worker threads may take to end after the last request was answered.
@@ -43,12 +43,12 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Reloads the FAQ model on every SIGHUP; what comes of it is logged.
-fn reload_on_hangup(questions: Option<Weak<Questions>>) -> anyhow::Result<()> {
+fn reload_on_hangup(questions: Option<Arc<Slot<Questions>>>) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match questions.as_ref().and_then(Weak::upgrade) {
-                Some(questions) => drop(questions.reload().await),
+            match &questions {
+                Some(slot) => drop(slot.load().await),
                 None => tracing::warn!("SIGHUP reloads the FAQ model, and no questions are served"),
             }
         }

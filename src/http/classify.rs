@@ -73,7 +73,7 @@ struct Labelled<'a> {
 
 /// Handles the request.
 pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
-    let photos = context.photos.as_ref().ok_or_else(|| Failure::not_served("photos"))?;
+    let photos = context.photos()?;
     check_media_type(&ask.head.headers)?;
     let query = Query::parse(ask.head.uri.query())?;
     let seat = photos.admit(&ask.terms)?;

@@ -45,7 +45,7 @@ struct Match<'a> {
 
 /// Handles the request.
 pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
-    let questions = context.questions.as_ref().ok_or_else(|| Failure::not_served("questions"))?;
+    let questions = context.questions()?;
     if !body::is_json(&ask.head.headers) {
         let message = r#"POST /faq takes Content-Type: application/json and {"question": "..."}"#;
         return Err(Failure::unsupported(message));

@@ -34,9 +34,10 @@ use tokio::{
 use crate::{
     config::HttpConfig,
     metrics::Metrics,
-    service::{Photos, Questions, Readiness},
+    service::{Photos, Questions, Readiness, Served, Slot},
 };
 use connection::Lingering;
+use reply::Failure;
 
 /// How long to leave the listener alone after the system refused a connection (file descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -53,9 +54,9 @@ const MAX_BUFFER: usize = 256 << 10;
 /// What the handlers need; built once by [`crate::app`].
 pub struct Context {
     /// The photo side, when served.
-    pub photos: Option<Photos>,
+    pub photos: Option<Arc<Slot<Photos>>>,
     /// The FAQ side, when served.
-    pub questions: Option<Arc<Questions>>,
+    pub questions: Option<Arc<Slot<Questions>>>,
     /// Whether traffic is wanted.
     pub readiness: Readiness,
     /// Every metric.
@@ -69,16 +70,37 @@ pub struct Context {
 }
 
 impl Context {
+    /// What classifies photos now.
+    ///
+    /// # Errors
+    /// Nothing does: 404 where it was never meant to, 503 while it is unloaded.
+    fn photos(&self) -> Result<Arc<Photos>, Failure> {
+        serving(self.photos.as_deref(), "photos")
+    }
+
+    /// What answers questions now.
+    ///
+    /// # Errors
+    /// As [`Context::photos`].
+    fn questions(&self) -> Result<Arc<Questions>, Failure> {
+        serving(self.questions.as_deref(), "questions")
+    }
+
     /// Updates the gauges of every queue.
     pub fn sample(&self) {
-        if let Some(photos) = &self.photos {
+        if let Some(photos) = self.photos.as_ref().and_then(|slot| slot.get()) {
             photos.decoder.sample();
             photos.classifier.sample();
         }
-        if let Some(questions) = &self.questions {
+        if let Some(questions) = self.questions.as_ref().and_then(|slot| slot.get()) {
             questions.queue.sample();
         }
     }
+}
+
+fn serving<T: Served>(slot: Option<&Slot<T>>, service: &str) -> Result<Arc<T>, Failure> {
+    let slot = slot.ok_or_else(|| Failure::not_served(service))?;
+    slot.get().ok_or_else(|| Failure::unloaded(&slot.name()))
 }
 
 /// How a shutdown was asked for.

@@ -18,12 +18,12 @@ pub(super) fn livez() -> Reply {
 /// `GET /version`: what scores, in one line of text.
 pub(super) fn version(context: &Context) -> Reply {
     let mut parts = vec![format!("convoy {}", env!("CARGO_PKG_VERSION"))];
-    if let Some(photos) = &context.photos {
+    if let Ok(photos) = context.photos() {
         let note = photos.model.random.then_some(RANDOM_WEIGHTS).or(photos.hint);
         let note = note.map_or_else(String::new, |note| format!(" ({note})"));
         parts.push(format!("photos: {}{note}", photos.model.name));
     }
-    if let Some(questions) = &context.questions {
+    if let Ok(questions) = context.questions() {
         parts.push(format!("faq: {} questions", questions.loaded().model().questions().len()));
     }
     reply::text(StatusCode::OK, parts.join("; "))
@@ -39,7 +39,7 @@ pub(super) fn readyz(context: &Context) -> Reply {
     if !reason.is_null() {
         body["reason"] = reason;
     }
-    if let Some(photos) = &context.photos {
+    if let Ok(photos) = context.photos() {
         body["photos"] = json!({"model": photos.model.name, "classes": photos.labels.len()});
         if photos.model.random {
             body["photos"]["warning"] = RANDOM_WEIGHTS.into();
@@ -48,7 +48,7 @@ pub(super) fn readyz(context: &Context) -> Reply {
             body["photos"]["hint"] = hint.into();
         }
     }
-    if let Some(questions) = &context.questions {
+    if let Ok(questions) = context.questions() {
         body["faq"] = json!({"questions": questions.loaded().model().questions().len()});
     }
     reply::json(status, &body)

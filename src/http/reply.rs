@@ -105,6 +105,13 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "not_served", message)
     }
 
+    /// 503 for a model that an operator has taken away for now.
+    pub fn unloaded(model: &str) -> Self {
+        let message =
+            format!("`{model}` is unloaded; POST /v2/repository/models/{model}/load brings it back");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unloaded", message)
+    }
+
     /// The `error` member, for answers that carry several outcomes.
     pub fn body(&self) -> ErrorBody<'_> {
         let retry_after_ms = self.retry_after.map(|wait| wait.as_millis() as u64);

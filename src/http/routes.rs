@@ -152,7 +152,7 @@ pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context)
     if !body.discard().await {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if context.photos.as_ref().is_some_and(|photos| photos.model.random) {
+    if context.photos().is_ok_and(|photos| photos.model.random) {
         reply.headers_mut().insert(WARNING, HeaderValue::from_static(RANDOM_WEIGHTS));
     }
     count.finish(reply.status());

@@ -3,7 +3,7 @@
 //! The type of `input` decides: a JSON string is a question and gets every original, ranked; a JSON object is a set
 //! of base64 images and gets the three best labels of each, under the keys as sent.
 
-use std::{collections::HashMap, fmt, time::Instant};
+use std::{collections::HashMap, fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -123,40 +123,39 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
     let terms = terms.unwrap_or(ask.terms);
     match input {
         Input::Question(text) => {
-            let questions = context.questions.as_ref().ok_or_else(|| Failure::not_served("questions"))?;
-            let seat = seats.for_question(questions, &terms)?;
-            score_question(questions, seat, text, &terms, ask.arrived).await
+            let (questions, seat) = seats.for_question(&terms)?;
+            score_question(&questions, seat, text, &terms, ask.arrived).await
         }
         Input::Images(images) => {
-            let photos = context.photos.as_ref().ok_or_else(|| Failure::not_served("photos"))?;
-            let seat = seats.for_photo(photos, &terms)?;
-            let batch = Images { photos, images, query, terms, limit: context.limits.max_images };
+            let (photos, seat) = seats.for_photo(&terms)?;
+            let batch = Images { photos: &photos, images, query, terms, limit: context.limits.max_images };
             batch.score(seat, ask.arrived).await
         }
     }
 }
 
-/// A seat on each side that has one: admission comes before the body, and only the body tells which side it is for.
+/// What serves either side, or why nothing does, and a seat where it has one: admission comes before the body, and only
+/// the body tells which side it is for.
 struct Seats {
+    photos: Result<Arc<Photos>, Failure>,
+    questions: Result<Arc<Questions>, Failure>,
     photo: Option<PhotoSeat>,
     question: Option<Seat<Answerer>>,
 }
 
 impl Seats {
     /// Fails when no side has a seat.
-    fn admit(context: &Context, terms: &Terms) -> Result<Self, ScoreError> {
-        let photo = context.photos.as_ref().and_then(|photos| photos.try_admit(terms).ok());
-        let mut asked = context.questions.as_ref().and_then(|side| side.queue.try_admit(terms, 1).ok());
-        let question = asked.as_mut().and_then(Vec::pop);
-        match (&photo, &question, &context.photos, &context.questions) {
-            (None, None, Some(photos), _) => {
-                photos.admit(terms).map(|seat| Self { photo: Some(seat), question })
-            }
-            (None, None, None, Some(questions)) => {
-                questions.admit(terms).map(|seat| Self { photo, question: Some(seat) })
-            }
-            _ => Ok(Self { photo, question }),
+    fn admit(context: &Context, terms: &Terms) -> Result<Self, Failure> {
+        let (photos, questions) = (context.photos(), context.questions());
+        let mut photo = photos.as_ref().ok().and_then(|photos| photos.try_admit(terms).ok());
+        let asked = questions.as_ref().ok().and_then(|side| side.queue.try_admit(terms, 1).ok());
+        let mut question = asked.and_then(|mut seats| seats.pop());
+        match (&photo, &question, &photos, &questions) {
+            (None, None, Ok(photos), _) => photo = Some(photos.admit(terms)?),
+            (None, None, Err(_), Ok(questions)) => question = Some(questions.admit(terms)?),
+            _ => {}
         }
+        Ok(Self { photos, questions, photo, question })
     }
 
     fn reschedule(&mut self, deadline: Instant) {
@@ -169,13 +168,17 @@ impl Seats {
     }
 
     /// Gives the other side's seat back.
-    fn for_question(self, questions: &Questions, terms: &Terms) -> Result<Seat<Answerer>, ScoreError> {
-        self.question.map_or_else(|| questions.admit(terms), Ok)
+    fn for_question(self, terms: &Terms) -> Result<(Arc<Questions>, Seat<Answerer>), Failure> {
+        let questions = self.questions?;
+        let seat = self.question.map_or_else(|| questions.admit(terms), Ok)?;
+        Ok((questions, seat))
     }
 
     /// Gives the other side's seat back.
-    fn for_photo(self, photos: &Photos, terms: &Terms) -> Result<PhotoSeat, ScoreError> {
-        self.photo.map_or_else(|| photos.admit(terms), Ok)
+    fn for_photo(self, terms: &Terms) -> Result<(Arc<Photos>, PhotoSeat), Failure> {
+        let photos = self.photos?;
+        let seat = self.photo.map_or_else(|| photos.admit(terms), Ok)?;
+        Ok((photos, seat))
     }
 }
 

@@ -8,12 +8,14 @@
 //! | [`inflight`] | one execution for identical photos in flight |
 //! | [`questions`] | match |
 //! | [`timeline`] | where a request's time went |
+//! | [`slot`] | a model's place: loaded, replaced and unloaded while requests are in hand |
 //! | [`readiness`] | whether traffic is wanted |
 
 pub mod inflight;
 pub mod photos;
 pub mod questions;
 pub mod readiness;
+pub mod slot;
 pub mod timeline;
 
 use std::time::Instant;
@@ -23,6 +25,7 @@ use tokio::time::timeout_at;
 pub use photos::{Photo, PhotoSeat, Photos};
 pub use questions::Questions;
 pub use readiness::Readiness;
+pub use slot::{Served, Slot};
 pub use timeline::Timeline;
 
 use crate::{

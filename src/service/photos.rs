@@ -6,7 +6,7 @@ use bytes::Bytes;
 use metrics::Counter;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Timeline, answer, inflight::Inflight};
+use super::{Served, Timeline, answer, inflight::Inflight};
 use crate::{
     batch::{Queue, Refusal, Seat, Terms},
     config::{TransformName, Transforms},
@@ -75,6 +75,12 @@ pub struct Classified {
     pub predictions: Arc<[Prediction]>,
     /// Stage by stage.
     pub timeline: Timeline,
+}
+
+impl Served for Photos {
+    fn name(&self) -> &str {
+        &self.model.name
+    }
 }
 
 impl Photos {

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::Mutex, task::spawn_blocking};
-
-use super::{Timeline, answer};
+use super::{Served, Timeline, answer};
 use crate::{
     batch::{Queue, Seat, Terms},
     error::ScoreError,
@@ -16,14 +14,21 @@ pub struct Questions {
     /// The FAQ pool's queue.
     pub queue: Queue<Answerer>,
     live: Arc<Live>,
-    /// Held while files are read, so that reloads happen one after another.
-    reloading: Mutex<()>,
+}
+
+/// The name the FAQ is asked for by.
+pub const FAQ: &str = "faq";
+
+impl Served for Questions {
+    fn name(&self) -> &str {
+        FAQ
+    }
 }
 
 impl Questions {
     /// Workers of `queue` answer by what is live.
     pub fn new(queue: Queue<Answerer>, live: Arc<Live>) -> Self {
-        Self { queue, live, reloading: Mutex::default() }
+        Self { queue, live }
     }
 
     /// What answers now. An answer may be another model's: it carries its own.
@@ -31,26 +36,16 @@ impl Questions {
         self.live.load()
     }
 
-    /// Reads the model's files again, on a thread that may block, and lets what they hold take over; no question is lost.
+    /// Reads the model's files again and lets what they hold take over; no question is lost. This reads files: not for a
+    /// thread of the async runtime.
     ///
     /// # Errors
     /// The files cannot be used; what answered before goes on answering.
-    pub async fn reload(&self) -> Result<Arc<Loaded>, OpenError> {
-        let _one_at_a_time = self.reloading.lock().await;
-        let live = self.live.clone();
-        let reloaded = spawn_blocking(move || live.reload()).await.expect("bug: a reload panicked");
-        match &reloaded {
-            Ok(loaded) => tracing::info!(
-                questions = loaded.model().questions().len(),
-                training = loaded.model().digest(),
-                "FAQ model reloaded"
-            ),
-            Err(error) => tracing::error!(
-                error = error as &(dyn std::error::Error + 'static),
-                "FAQ model not reloaded, the one before goes on answering"
-            ),
-        }
-        reloaded
+    pub fn reload(&self) -> Result<(), OpenError> {
+        let loaded = self.live.reload()?;
+        let (questions, training) = (loaded.model().questions().len(), loaded.model().digest());
+        tracing::info!(questions, training, "FAQ model reloaded");
+        Ok(())
     }
 
     /// Ranks the originals for one question; `top` of them, or all.

@@ -2,17 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::batch::scheduler::Liveness;
+use super::slot::Pools;
 
 /// Whether the server wants traffic: every worker runs and nobody has asked it to stop.
 pub struct Readiness {
     draining: AtomicBool,
-    pools: Vec<(&'static str, Liveness)>,
+    pools: Vec<Pools>,
 }
 
 impl Readiness {
-    /// Ready as long as every one of `pools` runs.
-    pub fn new(pools: Vec<(&'static str, Liveness)>) -> Self {
+    /// Ready as long as every thread of `pools` runs. A model that was unloaded on purpose has none.
+    pub fn new(pools: Vec<Pools>) -> Self {
         Self { draining: AtomicBool::new(false), pools }
     }
 
@@ -34,8 +34,8 @@ impl Readiness {
         if self.draining() {
             return Err("the server is draining".to_owned());
         }
-        match self.pools.iter().find(|(_, liveness)| !liveness.all_running()) {
-            Some((name, _)) => Err(format!("a thread of the {name} pool has died")),
+        match self.pools.iter().find_map(Pools::broken) {
+            Some(name) => Err(format!("a thread of the {name} pool has died")),
             None => Ok(()),
         }
     }

@@ -15,7 +15,10 @@ use std::{
 
 use convoy::{
     app::App,
-    config::{ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TransformName, Transforms},
+    config::{
+        ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TransformName,
+        Transforms,
+    },
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
     image::DecodeOptions,
@@ -92,15 +95,17 @@ pub fn config() -> Config {
     Config {
         bind: "127.0.0.1:0".parse().unwrap(),
         photos: Some(PhotosConfig {
-            weights: models.classifier.clone(),
-            arch: None,
-            labels: None,
-            transforms: Transforms { default: TransformName::ResizeCrop, short_side: None },
+            classifier: ClassifierConfig {
+                weights: models.classifier.clone(),
+                arch: None,
+                labels: None,
+                transforms: Transforms { default: TransformName::ResizeCrop, short_side: None },
+                engine_threads: 2,
+                decode: DecodeOptions { max_pixels: 50_000_000, apply_orientation: true },
+            },
             max_batch: 8,
             queue: 128,
             decode_threads: 1,
-            engine_threads: 2,
-            decode: DecodeOptions { max_pixels: 50_000_000, apply_orientation: true },
             share_identical: false,
         }),
         faq: Some(FaqConfig { model: models.faq.clone(), embeddings: None, threads: 1, queue: 128 }),

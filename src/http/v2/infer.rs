@@ -80,7 +80,7 @@ impl Framing {
 
 /// Handles the request and counts it.
 pub(super) async fn answer(
-    model: Model<'_>,
+    model: &Model,
     ask: &Ask,
     body: &mut Body,
     context: &Context,
@@ -100,7 +100,7 @@ pub(super) async fn answer(
 }
 
 async fn run(
-    model: Model<'_>,
+    model: &Model,
     ask: &Ask,
     body: &mut Body,
     context: &Context,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Model, VERSION, photos, questions, tensor::MAX_ELEMENTS};
 
-/// The protocol's extensions that are served whole.
+/// The protocol's extensions that are served whole whatever the configuration.
 const EXTENSIONS: [&str; 6] = [
     "binary_tensor_data",
     "classification",
@@ -45,27 +45,28 @@ impl Tensor {
     }
 }
 
-fn inputs(model: Model) -> Vec<Tensor> {
+fn inputs(model: &Model) -> Vec<Tensor> {
     match model {
         Model::Photos(_) => photos::inputs(),
         Model::Questions(_) => questions::inputs(),
     }
 }
 
-fn outputs(model: Model) -> Vec<Tensor> {
+fn outputs(model: &Model) -> Vec<Tensor> {
     match model {
         Model::Photos(photos) => photos::outputs(photos),
         Model::Questions(side) => questions::outputs(side),
     }
 }
 
-/// `GET /v2`.
-pub(super) fn server() -> Value {
-    json!({"name": "convoy", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS})
+/// `GET /v2`; the model repository works only where admin endpoints are on.
+pub(super) fn server(admin: bool) -> Value {
+    let extensions: Vec<_> = EXTENSIONS.into_iter().chain(admin.then_some("model_repository")).collect();
+    json!({"name": "convoy", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions})
 }
 
 /// `GET /v2/models/{model}`.
-pub(super) fn of(model: Model) -> Value {
+pub(super) fn of(model: &Model) -> Value {
     let all = |tensors: Vec<Tensor>| tensors.iter().map(Tensor::metadata).collect::<Vec<_>>();
     json!({
         "name": model.name(),
@@ -77,7 +78,7 @@ pub(super) fn of(model: Model) -> Value {
 }
 
 /// `GET /v2/models/{model}/config`: `max_batch_size` is what a request may hold, the preferred batch what is executed at once.
-pub(super) fn config(model: Model) -> Value {
+pub(super) fn config(model: &Model) -> Value {
     let all = |tensors: Vec<Tensor>| tensors.iter().map(Tensor::config).collect::<Vec<_>>();
     let executed = match model {
         Model::Photos(photos) => photos.classifier.costs().max_batch(),

@@ -28,10 +28,7 @@ use super::{
     reply::{self, Failure, Reply},
     routes::Ask,
 };
-use crate::service::{Photos, Questions};
-
-/// The name the FAQ is served under.
-pub const FAQ: &str = "faq";
+use crate::service::{Photos, Questions, Served, Slot, questions::FAQ};
 
 /// The only version of every model.
 pub const VERSION: &str = "1";
@@ -151,36 +148,73 @@ fn of_model(action: &[&str]) -> Option<Endpoint> {
     }
 }
 
-/// One served model.
+/// Where a model is served, whether or not it is loaded now.
 #[derive(Clone, Copy)]
-enum Model<'a> {
-    Photos(&'a Photos),
-    Questions(&'a Arc<Questions>),
+enum Place<'a> {
+    Photos(&'a Arc<Slot<Photos>>),
+    Questions(&'a Arc<Slot<Questions>>),
 }
 
-impl<'a> Model<'a> {
-    /// Every model that is served.
+impl<'a> Place<'a> {
+    /// That of every model that the server was started for.
     fn all(context: &'a Context) -> impl Iterator<Item = Self> {
         let photos = context.photos.as_ref().map(Self::Photos);
         photos.into_iter().chain(context.questions.as_ref().map(Self::Questions))
     }
 
     fn find(context: &'a Context, target: Target) -> Result<Self, Failure> {
-        let known = Self::all(context).find(|model| model.name() == target.model);
+        let known = Self::all(context).find(|place| place.name().as_str() == target.model);
         let version_served = target.version.is_none_or(|version| version == VERSION);
         known.filter(|_| version_served).ok_or_else(|| unknown(context, target))
     }
 
-    fn name(self) -> &'a str {
+    fn name(self) -> Arc<String> {
         match self {
-            Self::Photos(photos) => &photos.model.name,
-            Self::Questions(_) => FAQ,
+            Self::Photos(slot) => slot.name(),
+            Self::Questions(slot) => slot.name(),
+        }
+    }
+
+    fn is_empty(self) -> bool {
+        self.model().is_none()
+    }
+
+    /// What serves there now.
+    fn model(self) -> Option<Model> {
+        match self {
+            Self::Photos(slot) => slot.get().map(Model::Photos),
+            Self::Questions(slot) => slot.get().map(Model::Questions),
+        }
+    }
+}
+
+/// One served model, held from the first look at a request to its answer.
+enum Model {
+    Photos(Arc<Photos>),
+    Questions(Arc<Questions>),
+}
+
+impl Model {
+    /// Every model that is loaded.
+    fn all(context: &Context) -> impl Iterator<Item = Self> {
+        Place::all(context).filter_map(Place::model)
+    }
+
+    fn find(context: &Context, target: Target) -> Result<Self, Failure> {
+        let place = Place::find(context, target)?;
+        place.model().ok_or_else(|| Failure::unloaded(&place.name()))
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Photos(photos) => photos.name(),
+            Self::Questions(questions) => questions.name(),
         }
     }
 }
 
 fn unknown(context: &Context, target: Target) -> Failure {
-    let served: Vec<_> = Model::all(context).map(Model::name).collect();
+    let served: Vec<_> = Place::all(context).map(|place| place.name().to_string()).collect();
     let short = |name: &str| name.chars().take(100).collect::<String>();
     let version = target.version.map_or_else(String::new, |version| format!(" version `{}`", short(version)));
     let message = format!(
@@ -201,19 +235,22 @@ pub(super) async fn answer(
     let target = Target::of(ask.head.uri.path()).expect("bug: the route is of this path");
     let model = || Model::find(context, target);
     match endpoint {
-        Endpoint::Server => ok(metadata::server()),
+        Endpoint::Server => ok(metadata::server(context.limits.admin)),
         Endpoint::Live => ok(json!({"live": true})),
         Endpoint::Ready => Ok(ready(context)),
-        Endpoint::Models => ok(json!({"models": Model::all(context).map(Model::name).collect::<Vec<_>>()})),
-        Endpoint::AllStatistics => ok(context.statistics.of(Model::all(context))),
-        Endpoint::Model => ok(metadata::of(model()?)),
-        Endpoint::ModelReady => Ok(model_ready(model()?, context)),
-        Endpoint::Config => ok(metadata::config(model()?)),
-        Endpoint::Statistics => ok(context.statistics.of([model()?])),
-        Endpoint::Infer => infer::answer(model()?, ask, body, context).await,
+        Endpoint::Models => {
+            let names: Vec<_> = Place::all(context).map(Place::name).collect();
+            ok(json!({"models": names.iter().map(|name| name.as_str()).collect::<Vec<_>>()}))
+        }
+        Endpoint::AllStatistics => ok(context.statistics.of(&Model::all(context).collect::<Vec<_>>())),
+        Endpoint::Model => ok(metadata::of(&model()?)),
+        Endpoint::ModelReady => Ok(model_ready(Place::find(context, target)?, context)),
+        Endpoint::Config => ok(metadata::config(&model()?)),
+        Endpoint::Statistics => ok(context.statistics.of(&[model()?])),
+        Endpoint::Infer => infer::answer(&model()?, ask, body, context).await,
         Endpoint::Index => repository::index(body, context).await,
-        Endpoint::Load => repository::load(model()?, context).await,
-        Endpoint::Unload => repository::unload(model()?),
+        Endpoint::Load => repository::load(target, context).await,
+        Endpoint::Unload => repository::unload(target, context).await,
     }
 }
 
@@ -232,11 +269,16 @@ fn ready(context: &Context) -> Reply {
     }
 }
 
-fn model_ready(model: Model, context: &Context) -> Reply {
-    match context.readiness.check() {
-        Ok(()) => reply::json(StatusCode::OK, &json!({"name": model.name(), "ready": true})),
+fn model_ready(place: Place, context: &Context) -> Reply {
+    let name = place.name();
+    let ready = match context.readiness.check() {
+        Ok(()) if place.is_empty() => Err("unloaded".to_owned()),
+        ready => ready,
+    };
+    match ready {
+        Ok(()) => reply::json(StatusCode::OK, &json!({"name": *name, "ready": true})),
         Err(reason) => {
-            let body = json!({"name": model.name(), "ready": false, "error": reason});
+            let body = json!({"name": *name, "ready": false, "error": reason});
             reply::json(StatusCode::SERVICE_UNAVAILABLE, &body)
         }
     }

@@ -1,9 +1,8 @@
-//! The model repository: what is there, and loading the FAQ again. Models neither come nor go while the server runs, so
-//! nothing else can be loaded or unloaded.
+//! The model repository: what is there, and taking it away or loading its files again, where admin endpoints are on.
 
 use hyper::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     super::{
@@ -11,7 +10,7 @@ use super::{
         body::Body,
         reply::{self, Failure, Reply},
     },
-    Model, VERSION,
+    Place, Target, VERSION,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,31 +29,37 @@ pub(super) async fn index(body: &mut Body, context: &Context) -> Result<Reply, F
         let expected = |error| Failure::invalid(format!(r#"expected {{"ready": true}} or nothing: {error}"#));
         serde_json::from_slice(&bytes).map_err(expected)?
     };
-    let (state, reason) = match context.readiness.check() {
-        Ok(()) => ("READY", String::new()),
-        Err(reason) => ("UNAVAILABLE", reason),
+    let readiness = context.readiness.check();
+    let entry = |place: Place| {
+        let (state, reason) = match &readiness {
+            _ if place.is_empty() => ("UNAVAILABLE", "unloaded"),
+            Ok(()) => ("READY", ""),
+            Err(reason) => ("UNAVAILABLE", reason.as_str()),
+        };
+        let listed = state == "READY" || !asked.ready;
+        let name = place.name();
+        listed.then(|| json!({"name": *name, "version": VERSION, "state": state, "reason": reason}))
     };
-    let listed = Model::all(context).filter(|_| state == "READY" || !asked.ready);
-    let entry =
-        |model: Model| json!({"name": model.name(), "version": VERSION, "state": state, "reason": reason});
-    Ok(reply::json(StatusCode::OK, &listed.map(entry).collect::<Vec<_>>()))
+    Ok(reply::json(StatusCode::OK, &Place::all(context).filter_map(entry).collect::<Vec<Value>>()))
 }
 
-/// `POST /v2/repository/models/{model}/load`: the FAQ's file is read again, where admin endpoints are on.
-pub(super) async fn load(model: Model<'_>, context: &Context) -> Result<Reply, Failure> {
-    match model {
-        Model::Questions(_) => admin::reload_faq(context).await,
-        Model::Photos(_) => {
-            Err(unsupported("the photo model cannot be replaced while the server runs; start another server"))
-        }
-    }
+/// `POST /v2/repository/models/{model}/load`: its files are read again, and what they hold takes over.
+pub(super) async fn load(target: Target<'_>, context: &Context) -> Result<Reply, Failure> {
+    admin::check_on(context)?;
+    let name = match Place::find(context, target)? {
+        Place::Photos(slot) => admin::load(slot).await.map(|photos| photos.model.name.clone()),
+        Place::Questions(slot) => admin::load(slot).await.map(|_questions| super::FAQ.to_owned()),
+    }?;
+    Ok(reply::json(StatusCode::OK, &json!({"name": name, "load": true})))
 }
 
-/// `POST /v2/repository/models/{model}/unload`.
-pub(super) fn unload(model: Model) -> Result<Reply, Failure> {
-    Err(unsupported(&format!("{} cannot be unloaded; stop the server instead", model.name())))
-}
-
-fn unsupported(message: &str) -> Failure {
-    Failure::new(StatusCode::NOT_IMPLEMENTED, "unsupported", message)
+/// `POST /v2/repository/models/{model}/unload`: requests in hand are answered, new ones get 503 until it is loaded again.
+pub(super) async fn unload(target: Target<'_>, context: &Context) -> Result<Reply, Failure> {
+    admin::check_on(context)?;
+    let place = Place::find(context, target)?;
+    match place {
+        Place::Photos(slot) => slot.unload().await,
+        Place::Questions(slot) => slot.unload().await,
+    };
+    Ok(reply::json(StatusCode::OK, &json!({"name": *place.name(), "unload": true})))
 }

@@ -200,7 +200,7 @@ impl Counts {
 
 impl Statistics {
     /// Where requests to `model` are counted.
-    pub(super) fn of_model(&self, model: Model) -> &Counts {
+    pub(super) fn of_model(&self, model: &Model) -> &Counts {
         match model {
             Model::Photos(_) => &self.photos,
             Model::Questions(_) => &self.questions,
@@ -208,8 +208,8 @@ impl Statistics {
     }
 
     /// The statistics of `models`.
-    pub(super) fn of<'a>(&self, models: impl IntoIterator<Item = Model<'a>>) -> WireStatistics<'a> {
-        let model_stats = models.into_iter().map(|model| self.of_model(model).wire(model.name())).collect();
+    pub(super) fn of<'a>(&self, models: &'a [Model]) -> WireStatistics<'a> {
+        let model_stats = models.iter().map(|model| self.of_model(model).wire(model.name())).collect();
         WireStatistics { model_stats }
     }
 }

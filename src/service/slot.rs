@@ -1,0 +1,161 @@
+//! The place of one model in a running server: what serves now, and how it is loaded, replaced and taken away while
+//! requests are in hand.
+//!
+//! Whoever answers a request takes what serves once and keeps it to the end, so neither a replacement nor an unloading
+//! takes anything from a request that was let in. The threads of what no longer serves end with its last request.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+
+use crate::batch::{Workers, scheduler::Liveness};
+
+/// What a slot can hold.
+pub trait Served: Send + Sync + 'static {
+    /// The name it is asked for by.
+    fn name(&self) -> &str;
+}
+
+/// Something to serve, and the threads that work for it.
+pub struct Fresh<T> {
+    /// What serves.
+    pub served: Arc<T>,
+    /// Pools that it brought along.
+    pub workers: Vec<Workers>,
+}
+
+/// Loads what a slot is for, given what serves now; that may be handed back, renewed.
+pub type Load<T> = dyn Fn(Option<&Arc<T>>) -> anyhow::Result<Fresh<T>> + Send + Sync;
+
+/// Whether the threads of a slot's pools all run, looked at from outside.
+#[derive(Clone, Default)]
+pub struct Pools(Arc<ArcSwap<Vec<(&'static str, Liveness)>>>);
+
+impl Pools {
+    /// The name of a pool that has lost a thread.
+    pub fn broken(&self) -> Option<&'static str> {
+        self.0.load().iter().find(|(_, liveness)| !liveness.all_running()).map(|(name, _)| *name)
+    }
+}
+
+/// The place of one model.
+pub struct Slot<T> {
+    current: ArcSwapOption<T>,
+    /// Of what served last, so that an empty slot still has one.
+    name: ArcSwap<String>,
+    pools: Pools,
+    workers: Mutex<Vec<Workers>>,
+    load: Box<Load<T>>,
+    /// Held while the slot changes: changes happen one after another.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl<T: Served> Slot<T> {
+    /// Loads for the first time. This reads files and may take seconds.
+    ///
+    /// # Errors
+    /// Whatever cannot be loaded.
+    pub fn open(load: Box<Load<T>>) -> anyhow::Result<Self> {
+        let fresh = load(None)?;
+        let slot = Self {
+            current: ArcSwapOption::empty(),
+            name: ArcSwap::default(),
+            pools: Pools::default(),
+            workers: Mutex::default(),
+            load,
+            changing: tokio::sync::Mutex::default(),
+        };
+        slot.put(fresh);
+        Ok(slot)
+    }
+
+    /// What serves now, unless the slot is empty.
+    pub fn get(&self) -> Option<Arc<T>> {
+        self.current.load_full()
+    }
+
+    /// The name of what serves, or served last.
+    pub fn name(&self) -> Arc<String> {
+        self.name.load_full()
+    }
+
+    /// For readiness checks.
+    pub fn pools(&self) -> Pools {
+        self.pools.clone()
+    }
+
+    /// Loads on a thread that may block and lets what was loaded take over.
+    ///
+    /// # Errors
+    /// Whatever cannot be loaded; what served before goes on serving.
+    pub async fn load(self: &Arc<Self>) -> anyhow::Result<Arc<T>> {
+        let _one_at_a_time = self.changing.lock().await;
+        let slot = self.clone();
+        let loading = tokio::task::spawn_blocking(move || {
+            let present = slot.get();
+            let fresh = (slot.load)(present.as_ref())?;
+            let served = fresh.served.clone();
+            slot.put(fresh);
+            anyhow::Ok(served)
+        });
+        let loaded =
+            loading.await.unwrap_or_else(|_panic| Err(anyhow::anyhow!("loading failed unexpectedly")));
+        match &loaded {
+            Ok(served) => tracing::info!(model = served.name(), "model loaded"),
+            Err(error) => tracing::error!(
+                model = self.name().as_str(),
+                error = format!("{error:#}"),
+                "model not loaded, what served before goes on"
+            ),
+        }
+        loaded
+    }
+
+    /// Empties the slot; whether anything was there. Requests in hand are answered.
+    pub async fn unload(&self) -> bool {
+        let _one_at_a_time = self.changing.lock().await;
+        let old = self.current.swap(None);
+        self.pools.0.store(Arc::default());
+        end(self.name().as_str(), std::mem::take(&mut *self.workers.lock()));
+        if old.is_some() {
+            tracing::info!(model = self.name().as_str(), "model unloaded");
+        }
+        old.is_some()
+    }
+
+    /// Empties the slot and waits for the threads, which end with the last request in hand.
+    pub fn close(&self) {
+        self.current.store(None);
+        std::mem::take(&mut *self.workers.lock()).into_iter().for_each(Workers::join);
+    }
+
+    fn put(&self, fresh: Fresh<T>) {
+        let Fresh { served, workers } = fresh;
+        self.name.store(Arc::new(served.name().to_owned()));
+        let renewed = self.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, &served));
+        if renewed {
+            return;
+        }
+        let pools = workers.iter().map(|pool| (pool.name(), pool.liveness())).collect();
+        self.current.store(Some(served));
+        self.pools.0.store(Arc::new(pools));
+        let old = std::mem::replace(&mut *self.workers.lock(), workers);
+        end(self.name().as_str(), old);
+    }
+}
+
+/// Waits for threads that nobody gives work any more, on a thread of its own, and says so when they have ended.
+fn end(model: &str, workers: Vec<Workers>) {
+    if workers.is_empty() {
+        return;
+    }
+    let model = model.to_owned();
+    let waiting = std::thread::Builder::new().name("unload".to_owned()).spawn(move || {
+        workers.into_iter().for_each(Workers::join);
+        tracing::info!(model, "the last request of a replaced model is answered");
+    });
+    if let Err(error) = waiting {
+        tracing::warn!(%error, "no thread to watch a replaced model end; it ends unwatched");
+    }
+}
