@@ -170,7 +170,7 @@ fn sighup_reloads_the_faq_model_and_says_what_came_of_it() {
     process.wait_for("FAQ model reloaded");
     std::fs::write(&model, "damaged").unwrap();
     process.signal("-HUP");
-    let event = process.wait_for("FAQ model not reloaded, the one before goes on answering");
+    let event = process.wait_for("model not loaded, what served before goes on");
     assert!(event["error"].as_str().unwrap().contains("faq.safetensors"), "{event}");
     process.signal("-TERM");
     assert_eq!(process.end().0, Some(0));
@@ -183,6 +183,80 @@ fn faq_questions_are_answered_from_the_terminal() {
         run(&["faq", "ask", "--model", text(&faq), "--top", "2", "my array of numbers sorts 10 before 9"]);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("sort") && stdout.matches('%').count() >= 2, "{stdout}");
+}
+
+#[test]
+fn matches_come_as_json_with_the_text_that_asks_nothing_known_marked() {
+    let faq = config().faq.unwrap().model;
+    let ask = |question| {
+        let (code, stdout, stderr) =
+            run(&["faq", "ask", "--json", "--model", text(&faq), "--top", "2", question]);
+        assert_eq!(code, Some(0), "{stderr}");
+        serde_json::from_str::<Value>(&stdout).unwrap()
+    };
+    let known = ask("my array of numbers sorts 10 before 9");
+    assert_eq!((&known["in_scope"], known["matches"].as_array().unwrap().len()), (&json!(true), 2));
+    for member in ["id", "answer_id", "probability", "question", "answer"] {
+        assert!(!known["matches"][0][member].is_null(), "{member} missing from {known}");
+    }
+    assert_eq!(ask("which wine goes with roast lamb on a sunday")["in_scope"], json!(false));
+}
+
+#[tokio::test]
+async fn photos_are_classified_in_the_terminal_as_the_server_does_it() {
+    let settings = config();
+    let weights = settings.photos.as_ref().unwrap().classifier.weights.clone();
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<_> = (0..10).map(|index| folder.path().join(format!("{index}.png"))).collect();
+    for (index, file) in (0..).zip(&files) {
+        fs::write(file, photo(index)).unwrap();
+    }
+    let names: Vec<&str> = files.iter().map(|file| text(file)).collect();
+    let (code, stdout, stderr) =
+        run(&[&["classify", "--json", "--top", "2", "--weights", text(&weights)], names.as_slice()].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    let answers: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), files.len());
+    let server = support::Server::start(&settings);
+    for (index, (answer, name)) in (0..).zip(answers.iter().zip(&names)) {
+        assert_eq!((&answer["file"], &answer["model"]), (&json!(name), &json!("resnet18")));
+        let asked = reqwest::Client::new().post(server.url("/classify?top=2")).body(photo(index)).send();
+        let served: Value = asked.await.unwrap().json().await.unwrap();
+        let classes = |value: &Value| -> Vec<Value> {
+            value["predictions"].as_array().unwrap().iter().map(|found| found["class"].clone()).collect()
+        };
+        assert_eq!(classes(answer), classes(&served), "{answer} {served}");
+    }
+    let broken = folder.path().join("broken.jpg");
+    fs::write(&broken, "no picture").unwrap();
+    let (code, stdout, stderr) =
+        run(&["classify", text(&broken), names[0], "/nowhere.jpg", "--weights", text(&weights)]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("2 of 3 photos could not be classified"), "{stderr}");
+    assert_eq!(stdout.matches("error: ").count(), 2, "{stdout}");
+    assert_eq!(stdout.matches(" %  ").count(), 5, "the good one is answered: {stdout}");
+    let (code, _, stderr) = run(&["classify", "x.jpg", "--weights", "/nowhere/w", "--short-side", "1"]);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("--weights /nowhere/w") && stderr.contains("--short-side is 1"), "{stderr}");
+}
+
+#[test]
+fn shells_and_man_learn_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, stderr) = run(&["completions", shell]);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(script.contains("convoy") && script.contains("faq-embeddings"), "{shell}: {script}");
+    }
+    assert_eq!(run(&["completions", "abacus"]).0, Some(64));
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["man", "--out", text(folder.path())]).0, Some(0));
+    for (page, part) in
+        [("convoy.1", "Exit codes"), ("convoy-serve.1", "CONVOY_BIND"), ("convoy-faq-ask.1", "question")]
+    {
+        let page = fs::read_to_string(folder.path().join(page)).unwrap();
+        assert!(page.contains(".TH") && page.contains(part), "{part} missing from {page}");
+    }
+    assert!(run(&["man"]).1.contains(".TH convoy"));
 }
 
 #[test]

@@ -25,16 +25,16 @@ const EXIT_USAGE: u8 = 64;
 /// What `--help` ends with.
 const AFTER_HELP: &str = "\
 Examples:
-  convoy serve --weights weights/resnet50.safetensors     serve photos and questions on port 8080
-  convoy classify cat.jpg dog.jpg                         classes of photos, without a server
-  convoy faq ask 'how do I copy an array?'                the best matches of a question
-  convoy weights fetch resnet50                           get a model's weights, verified
-  convoy bench http://127.0.0.1:8080 --photo cat.jpg      how much a server bears
+  convoy serve                            photos and questions on port 8080
+  convoy classify cat.jpg dog.jpg         classes of photos, without a server
+  convoy faq ask 'how to copy an array?'  the best matches of a question
+  convoy weights fetch resnet50           get a model's weights, verified
+  convoy bench URL --photo cat.jpg        how much a server bears
 
 Exit codes:
   0   it did what was asked
   1   something went wrong; the last line on standard error says what
-  64  the arguments or the configuration cannot be used; every problem is named";
+  64  arguments or configuration cannot be used; every problem is named";
 
 /// Scores photos and questions in real time.
 #[derive(Debug, Parser)]
