@@ -17,7 +17,7 @@ use std::{
 
 use convoy::{
     image::Prepared,
-    vision::{Arch, Checkpoint, CpuEngine, Engine, INPUT_SIZE, cpu::CpuOptions, random::Stream},
+    vision::{Arch, Checkpoint, CpuEngine, Engine, INPUT_SIZE, Picture, cpu::CpuOptions, random::Stream},
 };
 use futures_util::future::join_all;
 use reqwest::Client;
@@ -60,7 +60,7 @@ fn server(weights: &Path, threads: Threads) -> Server {
 }
 
 /// Photos a second of the engine alone.
-fn alone(engine: &mut CpuEngine, images: &[&Prepared]) -> f64 {
+fn alone(engine: &mut CpuEngine, images: &[&Picture]) -> f64 {
     let started = Instant::now();
     for _ in 0..BATCHES {
         let logits = engine.forward(images).expect("a forward pass");
@@ -101,10 +101,10 @@ fn measure(weights: &Path, threads: Threads) {
     let image = |index: usize| {
         let bytes = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
         let values = Stream::new(&format!("image.{index}"), 0, bytes).uniform(0.0, 256.0);
-        Prepared { pixels: values.into_iter().map(|v| v as u8).collect(), size: INPUT_SIZE }
+        Picture::from(Prepared { pixels: values.into_iter().map(|v| v as u8).collect(), size: INPUT_SIZE })
     };
-    let images: Vec<Prepared> = (0..BATCH).map(image).collect();
-    let images: Vec<&Prepared> = images.iter().collect();
+    let images: Vec<Picture> = (0..BATCH).map(image).collect();
+    let images: Vec<&Picture> = images.iter().collect();
     let server = server(weights, threads);
     let (runtime, client, photo) = (Runtime::new().expect("a runtime"), Client::new(), jpeg());
     let url = server.url("/classify");

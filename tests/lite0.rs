@@ -13,7 +13,7 @@ use convoy::vision::cpu::CpuOptions;
 use convoy::vision::random::Recipe;
 use convoy::vision::weights::WeightsError;
 use convoy::vision::{
-    Arch, CandleEngine, Checkpoint, Classifier, ClassifyInput, CpuEngine, Engine, INPUT_SIZE,
+    Arch, CandleEngine, Checkpoint, Classifier, ClassifyInput, CpuEngine, Engine, INPUT_SIZE, Picture,
 };
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
@@ -76,7 +76,7 @@ fn logits_are_the_publishers() {
     assert_eq!(references.len(), 8);
     for (name, reference) in references {
         let image = image::open(shared.join("fixtures/prep/A").join(&name)).unwrap().into_rgb8();
-        let image = Prepared { pixels: image.into_raw(), size: INPUT_SIZE };
+        let image = Picture::from(Prepared { pixels: image.into_raw(), size: INPUT_SIZE });
         for engine in &mut engines {
             agree(&engine.forward(&[&image]).unwrap(), &reference, &name);
         }
@@ -104,7 +104,7 @@ fn it_names_what_is_in_the_photos() {
     let transform = Arch::EfficientNetLite0.preprocessing().resize_crop(None);
     let options = DecodeOptions { max_pixels: 50_000_000, apply_orientation: true };
     let input = |path: &PathBuf| ClassifyInput {
-        image: prepare(&fs::read(path).unwrap(), &options, transform, INPUT_SIZE).unwrap(),
+        image: prepare(&fs::read(path).unwrap(), &options, transform, INPUT_SIZE).unwrap().into(),
         top: 5,
     };
     let mut classifier = Classifier::new(Box::new(engine), OPTIONS.max_batch);

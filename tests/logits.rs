@@ -14,7 +14,7 @@ use convoy::image::Prepared;
 use convoy::vision::arch::Arch;
 use convoy::vision::fold::Network;
 use convoy::vision::random::{Recipe, Stream};
-use convoy::vision::{CandleEngine, Checkpoint, Classifier, ClassifyInput, Engine, INPUT_SIZE};
+use convoy::vision::{CandleEngine, Checkpoint, Classifier, ClassifyInput, Engine, INPUT_SIZE, Picture};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
 
@@ -36,10 +36,10 @@ fn random_engine(recipe: &Recipe) -> CandleEngine {
     CandleEngine::new(Network::read(&mut recipe.clone()).unwrap(), THREADS).unwrap()
 }
 
-fn random_image(name: &str) -> Prepared {
+fn random_image(name: &str) -> Picture {
     let side = INPUT_SIZE as usize;
     let values = Stream::new(name, 0, 3 * side * side).uniform(0.0, 256.0);
-    Prepared { pixels: values.into_iter().map(|v| v as u8).collect(), size: INPUT_SIZE }
+    Prepared { pixels: values.into_iter().map(|v| v as u8).collect(), size: INPUT_SIZE }.into()
 }
 
 /// Compares one random picture's logits.
@@ -70,7 +70,7 @@ fn same_padding_agrees_with_the_naive_network_on_sides_of_any_parity() {
 fn an_image_scores_the_same_alone_and_in_any_batch() {
     for arch in [Arch::ResNet18, Arch::ResNet50, Arch::EfficientNetLite0] {
         let mut engine = random_engine(&Recipe::new(arch));
-        let images: Vec<Prepared> = (0..5).map(|n| random_image(&format!("image.{n}"))).collect();
+        let images: Vec<Picture> = (0..5).map(|n| random_image(&format!("image.{n}"))).collect();
         let together = engine.forward(&images.iter().collect::<Vec<_>>()).unwrap();
         let alone: Vec<f32> = images.iter().flat_map(|image| engine.forward(&[image]).unwrap()).collect();
         assert_eq!(together, alone, "{arch}");
@@ -176,7 +176,7 @@ fn agree_on(shared: &Path, weights: &Path, model: &str, mode: &str, limit: usize
     keys.truncate(limit);
     assert!(keys.len() >= limit.min(2), "{model} {mode}: {} images", keys.len());
     for keys in keys.chunks(BATCH) {
-        let images: Vec<Prepared> = keys.iter().map(|key| prepared(&pixels(key))).collect();
+        let images: Vec<Picture> = keys.iter().map(|key| prepared(&pixels(key))).collect();
         let logits = engine.forward(&images.iter().collect::<Vec<_>>()).unwrap();
         for (key, row) in keys.iter().zip(logits.chunks_exact(engine.classes())) {
             let expected = refs.tensor(key).unwrap();
@@ -188,10 +188,10 @@ fn agree_on(shared: &Path, weights: &Path, model: &str, mode: &str, limit: usize
     }
 }
 
-fn prepared(path: &Path) -> Prepared {
+fn prepared(path: &Path) -> Picture {
     let image = image::open(path).unwrap().into_rgb8();
     assert_eq!(image.dimensions(), (INPUT_SIZE, INPUT_SIZE), "{}", path.display());
-    Prepared { pixels: image.into_raw(), size: INPUT_SIZE }
+    Prepared { pixels: image.into_raw(), size: INPUT_SIZE }.into()
 }
 
 /// Writes every f32 tensor rounded to `dtype`.

@@ -11,7 +11,7 @@ use convoy::image::Prepared;
 use convoy::vision::cpu::{CpuEngine, CpuOptions};
 use convoy::vision::fold::Network;
 use convoy::vision::random::{Recipe, Stream};
-use convoy::vision::{Arch, CandleEngine, Checkpoint, Engine, INPUT_SIZE};
+use convoy::vision::{Arch, CandleEngine, Checkpoint, Engine, INPUT_SIZE, Picture};
 use safetensors::tensor::SafeTensors;
 
 /// Largest difference from torch's logits that any test allows.
@@ -23,9 +23,9 @@ fn engine(recipe: &Recipe) -> CpuEngine {
     CpuEngine::new(&mut recipe.clone(), OPTIONS).unwrap()
 }
 
-fn random_image(name: &str) -> Prepared {
+fn random_image(name: &str) -> Picture {
     let values = Stream::new(name, 0, 3 * SIDE * SIDE).uniform(0.0, 256.0);
-    Prepared { pixels: values.into_iter().map(|v| v as u8).collect(), size: INPUT_SIZE }
+    Prepared { pixels: values.into_iter().map(|v| v as u8).collect(), size: INPUT_SIZE }.into()
 }
 
 fn max_difference(a: &[f32], b: impl IntoIterator<Item = f64>) -> f64 {
@@ -54,8 +54,8 @@ fn an_image_scores_the_same_alone_in_any_batch_and_on_any_number_of_threads() {
         let engine = |max_batch, threads| {
             CpuEngine::new(&mut Recipe::new(arch), CpuOptions { max_batch, threads }).unwrap()
         };
-        let images: Vec<Prepared> = (0..5).map(|n| random_image(&format!("image.{n}"))).collect();
-        let images: Vec<&Prepared> = images.iter().collect();
+        let images: Vec<Picture> = (0..5).map(|n| random_image(&format!("image.{n}"))).collect();
+        let images: Vec<&Picture> = images.iter().collect();
         let together = engine(5, 1).forward(&images).unwrap();
         let mut other = engine(3, 3);
         assert_eq!(other.forward(&images).unwrap(), together, "{arch}: batches of 3 on 3 threads");
@@ -84,9 +84,8 @@ fn memory_is_that_of_the_weights_and_little_more() {
 fn an_image_of_another_size_is_refused() {
     let recipe = Recipe { classes: 2, ..Recipe::new(Arch::ResNet18) };
     let mut engine = engine(&recipe);
-    let mut image = random_image("image");
-    image.pixels.pop();
-    assert!(engine.forward(&[&image]).is_err());
+    let short = vec![0.0; 3 * SIDE * SIDE - 1];
+    assert!(engine.forward(&[&random_image("image"), &Picture::Normalised(short.into())]).is_err());
     assert_eq!(engine.forward(&[]).unwrap(), Vec::<f32>::new());
 }
 
@@ -115,12 +114,13 @@ fn every_resnet_agrees_with_torch_on_random_weights() {
     let interleaved = |planes: Vec<f32>| -> Vec<f32> {
         (0..SIDE * SIDE).flat_map(|at| [0, 1, 2].map(|c| planes[c * SIDE * SIDE + at])).collect()
     };
-    let input = ["input.0", "input.1"]
-        .map(|name| interleaved(Stream::new(name, 0, 3 * SIDE * SIDE).uniform(-2.0, 2.0)))
-        .concat();
+    let input = ["input.0", "input.1"].map(|name| {
+        let planes = Stream::new(name, 0, 3 * SIDE * SIDE).uniform(-2.0, 2.0);
+        Picture::Normalised(interleaved(planes).into())
+    });
     for arch in Arch::ALL.into_iter().filter(|&arch| arch != Arch::EfficientNetLite0) {
         let recipe = Recipe { fc_sd: 0.05, ..Recipe::new(arch) };
-        let logits = engine(&recipe).logits(&input);
+        let logits = engine(&recipe).forward(&input.each_ref()).unwrap();
         let rows = refs[arch.name()]["logits_f64"].as_array().unwrap();
         let expected = rows.iter().flat_map(|row| row.as_array().unwrap()).map(|v| v.as_f64().unwrap());
         let difference = max_difference(&logits, expected);
@@ -149,7 +149,7 @@ fn agree(model: &str, limit: usize) {
         keys.sort_unstable();
         keys.truncate(limit);
         assert!(keys.len() >= 2, "{model} {mode}: {} images", keys.len());
-        let images: Vec<Prepared> = keys.iter().map(|key| prepared(&pixels(key))).collect();
+        let images: Vec<Picture> = keys.iter().map(|key| prepared(&pixels(key))).collect();
         let logits = engine.forward(&images.iter().collect::<Vec<_>>()).unwrap();
         let floats = |bytes: &[u8]| -> Vec<f64> {
             bytes.as_chunks::<4>().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect()
@@ -160,8 +160,8 @@ fn agree(model: &str, limit: usize) {
     }
 }
 
-fn prepared(path: &Path) -> Prepared {
+fn prepared(path: &Path) -> Picture {
     let image = image::open(path).unwrap().into_rgb8();
     assert_eq!(image.dimensions(), (INPUT_SIZE, INPUT_SIZE), "{}", path.display());
-    Prepared { pixels: image.into_raw(), size: INPUT_SIZE }
+    Prepared { pixels: image.into_raw(), size: INPUT_SIZE }.into()
 }

@@ -63,7 +63,7 @@ async fn where_batches_pay_a_crowd_forms_them_and_everybody_gets_their_own_answe
     let mut classifier = Classifier::new(Box::new(engine), 8);
     let options = DecodeOptions { max_pixels: 1 << 20, apply_orientation: true };
     let picture = |index| prepare(&photo(index), &options, Transform::STRETCH, INPUT_SIZE).unwrap();
-    let kinds: Vec<_> = (0..16).map(|index| ClassifyInput { image: picture(index), top: 3 }).collect();
+    let kinds: Vec<_> = (0..16).map(|index| ClassifyInput { image: picture(index).into(), top: 3 }).collect();
     let alone: Vec<_> = kinds
         .iter()
         .map(|one| classifier.run(std::slice::from_ref(one)).unwrap().remove(0).unwrap())

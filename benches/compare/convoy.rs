@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use convoy::image::Prepared;
 use convoy::vision::cpu::{CpuEngine, CpuOptions};
-use convoy::vision::{Checkpoint, Engine, INPUT_SIZE};
+use convoy::vision::{Checkpoint, Engine, INPUT_SIZE, Picture};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -24,8 +24,8 @@ fn main() -> Result<()> {
     let mut checkpoint = Checkpoint::open(Path::new(weights), None)?;
     let mut engine = CpuEngine::new(&mut checkpoint, CpuOptions { max_batch, threads })?;
     let load = started.elapsed().as_secs_f64();
-    let images: Vec<Prepared> = (0..max_batch).map(image).collect();
-    let images: Vec<&Prepared> = images.iter().collect();
+    let images: Vec<Picture> = (0..max_batch).map(image).collect();
+    let images: Vec<&Picture> = images.iter().collect();
     let logits = engine.forward(&images)?;
     engine.forward(&images)?;
     let version = format!("{} load {load:.2} s", env!("CARGO_PKG_VERSION"));
@@ -43,10 +43,10 @@ fn main() -> Result<()> {
 }
 
 /// The bytes that `network.py` makes.
-fn image(index: usize) -> Prepared {
+fn image(index: usize) -> Picture {
     let bytes = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
     let value = |at: usize| ((at as u64 * 2_654_435_761) >> 13) as u8;
-    Prepared { pixels: (index * bytes..(index + 1) * bytes).map(value).collect(), size: INPUT_SIZE }
+    Prepared { pixels: (index * bytes..(index + 1) * bytes).map(value).collect(), size: INPUT_SIZE }.into()
 }
 
 /// Time that all threads of this process have run.

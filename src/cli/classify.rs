@@ -82,7 +82,7 @@ fn classify(
     top: usize,
 ) -> Vec<anyhow::Result<Vec<Prediction>>> {
     let prepared: Vec<_> = files.iter().map(|path| prepared(opened, config, path)).collect();
-    let image = |image: &Prepared| ClassifyInput { image: image.clone(), top };
+    let image = |image: &Prepared| ClassifyInput { image: image.clone().into(), top };
     let batch: Vec<_> = prepared.iter().flatten().map(image).collect();
     let results = match batch.is_empty() {
         true => Ok(Vec::new()),

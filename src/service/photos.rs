@@ -11,8 +11,8 @@ use crate::{
     batch::{Queue, Refusal, Seat, Terms},
     config::{TransformName, Transforms},
     error::ScoreError,
-    image::{DecodeJob, Decoder, Prepared},
-    vision::{Classifier, ClassifyInput, Labels, ModelInfo, Prediction, Preprocessing},
+    image::{DecodeJob, Decoder},
+    vision::{Classifier, ClassifyInput, Labels, ModelInfo, Picture, Prediction, Preprocessing},
 };
 
 /// The photo side of a server.
@@ -154,14 +154,14 @@ impl Photos {
         }
     }
 
-    /// Classifies one photo that is a square of pixels already; nothing is decoded and nothing shared.
+    /// Classifies one photo that is prepared already; nothing is decoded and nothing shared.
     ///
     /// # Errors
     /// What became of it instead. Dropping the future abandons the photo.
     pub async fn classify_prepared(
         &self,
         seat: PhotoSeat,
-        image: Prepared,
+        image: Picture,
         top: usize,
         terms: &Terms,
     ) -> Result<Classified, ScoreError> {
@@ -185,7 +185,7 @@ impl Photos {
             let ticket = seat.decode.submit(DecodeJob { bytes: photo.bytes, transform });
             let (image, _) = answer(ticket, terms.deadline, ScoreError::Image).await?;
             let decode: Duration = started.elapsed();
-            let ticket = seat.classify.submit(ClassifyInput { image, top: photo.top });
+            let ticket = seat.classify.submit(ClassifyInput { image: image.into(), top: photo.top });
             let (predictions, timing) = answer(ticket, terms.deadline, ScoreError::Engine).await?;
             let timeline = Timeline { decode, ..Timeline::of(timing) };
             Ok(Classified { predictions: predictions.into(), timeline })

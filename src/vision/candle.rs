@@ -11,8 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::arch::{Activation, Shortcut, Window};
 use super::fold::{self, Network};
 use super::ops::{Depthwise, Epilogue, MaxPool, Patches};
-use super::{Engine, EngineError, INPUT_SIZE, Preprocessing};
-use crate::image::Prepared;
+use super::{Engine, EngineError, INPUT_SIZE, Picture, Preprocessing};
 
 /// A network as candle tensors, and the threads that multiply them.
 #[derive(Debug)]
@@ -99,15 +98,27 @@ impl Engine for CandleEngine {
         self.classes
     }
 
-    fn forward(&mut self, batch: &[&Prepared]) -> Result<Vec<f32>, EngineError> {
+    fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError> {
+        batch.iter().try_for_each(|picture| picture.check())?;
         let side = INPUT_SIZE as usize;
         let mut all = Vec::with_capacity(batch.len() * self.classes());
-        for image in batch {
+        for picture in batch {
             let mut input = vec![0.0; 3 * side * side];
-            self.preprocessing.normalize(&image.pixels, &mut input);
+            match picture {
+                Picture::Rgb8(image) => self.preprocessing.normalize(&image.pixels, &mut input),
+                Picture::Normalised(values) => planar(values, &mut input),
+            }
             all.append(&mut self.logits(input, side, side)?);
         }
         Ok(all)
+    }
+}
+
+/// `[height, width, 3]` to `[3, height, width]`.
+fn planar(values: &[f32], out: &mut [f32]) {
+    let pixels = values.as_chunks::<3>().0;
+    for (channel, plane) in out.chunks_exact_mut(pixels.len()).enumerate() {
+        plane.iter_mut().zip(pixels).for_each(|(to, from)| *to = from[channel]);
     }
 }
 

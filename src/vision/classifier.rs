@@ -6,18 +6,15 @@ use std::cmp::Ordering;
 
 use kernels::priority::Priority;
 
-use super::{Engine, EngineError, INPUT_SIZE};
+use super::{Engine, EngineError, IMAGE, INPUT_SIZE, Picture};
 use crate::batch::{Executor, Results};
 use crate::image::Prepared;
-
-/// Bytes of one prepared image.
-const IMAGE_BYTES: usize = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
 
 /// One job.
 #[derive(Debug, Clone)]
 pub struct ClassifyInput {
-    /// The image, [`INPUT_SIZE`] pixels square.
-    pub image: Prepared,
+    /// What to classify.
+    pub image: Picture,
     /// How many classes to report; more than there are means all.
     pub top: usize,
 }
@@ -55,8 +52,8 @@ impl Classifier {
 
     /// `count` grey images, to try or to time an engine with.
     pub fn grey(count: usize) -> Vec<ClassifyInput> {
-        let image = Prepared { pixels: vec![128; IMAGE_BYTES], size: INPUT_SIZE };
-        vec![ClassifyInput { image, top: 1 }; count]
+        let image = Prepared { pixels: vec![128; IMAGE], size: INPUT_SIZE };
+        vec![ClassifyInput { image: image.into(), top: 1 }; count]
     }
 }
 
@@ -74,16 +71,16 @@ impl Executor for Classifier {
     }
 
     fn run(&mut self, batch: &[ClassifyInput]) -> Result<Results<Self>, EngineError> {
-        let fits = |input: &&ClassifyInput| input.image.pixels.len() == IMAGE_BYTES;
-        let images: Vec<&Prepared> = batch.iter().filter(fits).map(|input| &input.image).collect();
+        let pictures = batch.iter().map(|input| &input.image);
+        let images: Vec<&Picture> = pictures.filter(|picture| picture.check().is_ok()).collect();
         let logits = match images.is_empty() {
             true => Vec::new(),
             false => self.engine.forward(&images)?,
         };
         let mut rows = logits.chunks_exact(self.engine.classes());
-        let answer = |input: &ClassifyInput| match fits(&input) {
-            true => rank(rows.next().expect("bug: one row of logits an image"), input.top),
-            false => Err(EngineError::ImageShape { expected: IMAGE_BYTES, found: input.image.pixels.len() }),
+        let answer = |input: &ClassifyInput| {
+            input.image.check()?;
+            rank(rows.next().expect("bug: one row of logits an image"), input.top)
         };
         Ok(batch.iter().map(answer).collect())
     }
@@ -125,16 +122,21 @@ mod tests {
             self.0[0].len()
         }
 
-        fn forward(&mut self, batch: &[&Prepared]) -> Result<Vec<f32>, EngineError> {
-            if batch.iter().any(|image| image.pixels[0] == 255) {
+        fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError> {
+            let first = |picture: &&Picture| match picture {
+                Picture::Rgb8(image) => usize::from(image.pixels[0]),
+                Picture::Normalised(values) => values[0] as usize,
+            };
+            if batch.iter().any(|picture| first(picture) == 255) {
                 return Err(EngineError::forward(std::io::Error::other("device lost")));
             }
-            Ok(batch.iter().flat_map(|image| self.0[usize::from(image.pixels[0])].clone()).collect())
+            Ok(batch.iter().flat_map(|picture| self.0[first(picture)].clone()).collect())
         }
     }
 
     fn job(first: u8, top: usize) -> ClassifyInput {
-        ClassifyInput { image: Prepared { pixels: vec![first; IMAGE_BYTES], size: INPUT_SIZE }, top }
+        let image = Prepared { pixels: vec![first; IMAGE], size: INPUT_SIZE };
+        ClassifyInput { image: image.into(), top }
     }
 
     fn classes(predictions: &[Prediction]) -> Vec<u32> {
@@ -163,9 +165,9 @@ mod tests {
     fn a_bad_image_or_logit_costs_only_its_own_job() {
         let engine = Scripted(vec![vec![0.0, 1.0], vec![0.0, f32::NAN], vec![3.0, 1.0]]);
         let mut classifier = Classifier::new(Box::new(engine), 4);
-        let mut short = job(0, 1);
-        short.image.pixels.pop();
-        let answers = classifier.run(&[job(0, 1), short, job(1, 1), job(2, 1)]).unwrap();
+        let short = ClassifyInput { image: Picture::Normalised([0.0; 3].into()), top: 1 };
+        let normalised = ClassifyInput { image: Picture::Normalised(vec![2.0; IMAGE].into()), top: 1 };
+        let answers = classifier.run(&[job(0, 1), short, job(1, 1), normalised]).unwrap();
         assert_eq!(classes(answers[0].as_ref().unwrap()), [1]);
         assert!(matches!(answers[1], Err(EngineError::ImageShape { .. })));
         assert!(matches!(answers[2], Err(EngineError::NonFinite { class: 1 })));

@@ -9,8 +9,7 @@ use super::arch::Activation;
 use super::fold::{self, TensorSource};
 use super::plan::{Op, Plan, Shape, Step, Value, Window};
 use super::weights::WeightsError;
-use super::{Engine, EngineError, INPUT_SIZE};
-use crate::image::Prepared;
+use super::{Engine, EngineError, INPUT_SIZE, Picture};
 
 /// Elements that the largest step of the head may move for all images that go together: a quarter of a last level cache
 /// of 32 MiB.
@@ -57,23 +56,6 @@ impl CpuEngine {
         &mut self.executor
     }
 
-    /// Logits of images that are normalised already, each `[INPUT_SIZE, INPUT_SIZE, 3]`, one after the other.
-    ///
-    /// # Panics
-    /// When `images` is not whole images.
-    pub fn logits(&mut self, images: &[f32]) -> Vec<f32> {
-        let image = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
-        assert!(images.len().is_multiple_of(image), "{} floats are not whole images", images.len());
-        let mut logits = Vec::with_capacity(images.len() / image * self.classes);
-        for batch in images.chunks(image * self.executor.max_batch()) {
-            for (at, image) in batch.chunks_exact(image).enumerate() {
-                fill(&mut self.executor, at, image, |_, value| value);
-            }
-            self.run(batch.len() / image, &mut logits);
-        }
-        logits
-    }
-
     fn run(&mut self, batch: usize, logits: &mut Vec<f32>) {
         self.executor.run(batch);
         for image in 0..batch {
@@ -87,16 +69,16 @@ impl Engine for CpuEngine {
         self.classes
     }
 
-    fn forward(&mut self, batch: &[&Prepared]) -> Result<Vec<f32>, EngineError> {
-        let expected = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
-        if let Some(image) = batch.iter().find(|image| image.pixels.len() != expected) {
-            return Err(EngineError::ImageShape { expected, found: image.pixels.len() });
-        }
+    fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError> {
+        batch.iter().try_for_each(|picture| picture.check())?;
         let mut logits = Vec::with_capacity(batch.len() * self.classes);
         for batch in batch.chunks(self.executor.max_batch()) {
-            for (at, image) in batch.iter().enumerate() {
+            for (at, picture) in batch.iter().enumerate() {
                 let normalise = |channel: usize, byte| self.tables[channel][usize::from(byte)];
-                fill(&mut self.executor, at, &image.pixels, normalise);
+                match picture {
+                    Picture::Rgb8(image) => fill(&mut self.executor, at, &image.pixels, normalise),
+                    Picture::Normalised(values) => fill(&mut self.executor, at, values, |_, value| value),
+                }
             }
             self.run(batch.len(), &mut logits);
         }

@@ -44,28 +44,57 @@ use crate::image::Prepared;
 /// Side of the square image that every network here was trained on and takes.
 pub const INPUT_SIZE: u32 = 224;
 
+/// Numbers of one image.
+const IMAGE: usize = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
+
+/// What a network is shown: [`INPUT_SIZE`] pixels square, `[height, width, 3]` row-major, red first.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Picture {
+    /// To be normalised as the network's [`Preprocessing`] says.
+    Rgb8(Prepared),
+    /// Normalised already by whoever made it.
+    Normalised(Box<[f32]>),
+}
+
+impl Picture {
+    /// # Errors
+    /// [`EngineError::ImageShape`] when there are more or fewer numbers than an image has.
+    fn check(&self) -> Result<(), EngineError> {
+        let found = match self {
+            Self::Rgb8(image) => image.pixels.len(),
+            Self::Normalised(values) => values.len(),
+        };
+        if found == IMAGE { Ok(()) } else { Err(EngineError::ImageShape { expected: IMAGE, found }) }
+    }
+}
+
+impl From<Prepared> for Picture {
+    fn from(image: Prepared) -> Self {
+        Self::Rgb8(image)
+    }
+}
+
 /// Runs the forward pass of one network on one device.
 pub trait Engine: Send + 'static {
     /// Logits an image gets.
     fn classes(&self) -> usize;
 
-    /// Normalises the images as the network's [`Preprocessing`] says and returns their logits, `[batch, classes]` row-major. Every
-    /// image is `INPUT_SIZE` pixels square.
+    /// The pictures' logits, `[batch, classes]` row-major.
     ///
     /// # Errors
-    /// The device failed; no image of the batch has an answer.
-    fn forward(&mut self, batch: &[&Prepared]) -> Result<Vec<f32>, EngineError>;
+    /// A picture is of another size, or the device failed; no picture of the batch has an answer.
+    fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError>;
 }
 
 /// Why one image has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// The image was not prepared for this network.
-    #[error("the model takes {expected} bytes of RGB ({INPUT_SIZE} pixels square), the image has {found}")]
+    #[error("the model takes {expected} numbers an image ({INPUT_SIZE} pixels square), this one has {found}")]
     ImageShape {
-        /// Bytes of one image.
+        /// Numbers of one image.
         expected: usize,
-        /// Bytes given.
+        /// Numbers given.
         found: usize,
     },
     /// The network put out NaN or an infinity for this image.

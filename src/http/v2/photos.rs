@@ -125,7 +125,7 @@ async fn classify(
         Item::File(bytes) => photos.classify(seat, Photo { bytes, transform: None, top }, terms).await,
         Item::Pixels(pixels) => {
             let image = Prepared { pixels: pixels.to_vec(), size: INPUT_SIZE };
-            photos.classify_prepared(seat, image, top, terms).await
+            photos.classify_prepared(seat, image.into(), top, terms).await
         }
     }
 }
