@@ -2,8 +2,8 @@
 # make test   everything CI checks: format, lints, docs, tests, benches compiled
 # make bench  criterion benches
 #
-# Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here. nasm, where it
-# is installed, halves the time of JPEG decoding.
+# Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
+# which tests/page.rs drives and which only root can install. nasm, where it is installed, halves the time of JPEG decoding.
 
 CARGO   ?= cargo
 PYTHON  ?= python3
@@ -13,7 +13,7 @@ FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/ans
 VENV    := .venv/ready
 SHARED  := $(wildcard ../shared/weights/expand_pack.py)
 
-.PHONY: run build test check bench fixtures clean
+.PHONY: run build test check bench browser fixtures clean
 
 # WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
 run: build $(FAQ)
@@ -27,7 +27,7 @@ $(FAQ): $(FAQ_DATA) | build
 	$(CONVOY) faq train --questions weights/faq/questions.tsv --duplicates weights/faq/duplicates.tsv \
 	    --answers weights/faq/answers.tsv --out $@
 
-test: check $(VENV) fixtures
+test: check $(VENV) browser fixtures
 	$(CARGO) test --workspace --locked
 	$(CARGO) test --benches --no-run --locked
 
@@ -44,6 +44,17 @@ $(VENV): tests/requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+# The browser that tests look at the pages with.
+browser:
+	@for name in chromium chromium-browser google-chrome-stable google-chrome; do \
+	    command -v $$name >/dev/null && exit; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	else \
+	    echo "tests of the pages need a browser: install the package chromium" >&2; exit 1; \
+	fi
 
 # Real weights for tests, where the shared fixtures are at hand.
 ifneq ($(SHARED),)

@@ -19,7 +19,8 @@ use crate::{
     config::{ClassifierConfig, Config, FaqConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
     http::{
-        self, Context, Ended, Shutdown, routes::RANDOM_WEIGHTS, terms::Clients, v2::statistics::Statistics,
+        self, Context, Ended, Shutdown, page::Pages, routes::RANDOM_WEIGHTS, terms::Clients,
+        v2::statistics::Statistics,
     },
     image::Decoder,
     metrics::{Metrics, UPKEEP},
@@ -77,6 +78,7 @@ impl App {
             limits: config.http,
             clients: Clients::new(config.clients.clone()),
             statistics: Statistics::default(),
+            pages: Pages::new(),
         };
         Ok(Self { context })
     }

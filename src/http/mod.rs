@@ -11,6 +11,7 @@ pub mod body;
 mod classify;
 mod connection;
 mod faq;
+pub mod page;
 mod probes;
 pub mod reply;
 pub mod routes;
@@ -67,6 +68,8 @@ pub struct Context {
     pub clients: terms::Clients,
     /// What the V2 protocol counts.
     pub statistics: v2::statistics::Statistics,
+    /// What browsers are shown.
+    pub pages: page::Pages,
 }
 
 impl Context {

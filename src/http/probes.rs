@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Context, reply, reply::Reply, routes::RANDOM_WEIGHTS};
 
-/// `GET /`: exactly `Healthy`, as existing clients expect.
+/// `GET /` for programs: exactly `Healthy`, as existing clients expect.
 pub(super) fn root() -> Reply {
     reply::text(StatusCode::OK, "Healthy")
 }

@@ -185,7 +185,7 @@ async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -
         return Err(Failure { allow: Some(route.allowed()), ..failure });
     }
     match route {
-        Route::Root => Ok(probes::root()),
+        Route::Root => Ok(context.pages.root(&ask.head.headers)),
         Route::Version => Ok(probes::version(context)),
         Route::Livez => Ok(probes::livez()),
         Route::Readyz => Ok(probes::readyz(context)),
