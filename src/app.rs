@@ -3,6 +3,7 @@
 //! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,13 +19,13 @@ use crate::{
     batch::{CostTable, scheduler},
     config::{ClassifierConfig, Config, FaqConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
-    http::{
-        self, Context, Ended, Shutdown, page::Pages, routes::RANDOM_WEIGHTS, terms::Clients,
-        v2::statistics::Statistics,
-    },
+    grpc::Grpc,
+    http::Http,
     image::Decoder,
     metrics::{Metrics, UPKEEP},
-    service::{Photos, Questions, Readiness, Slot, slot::Fresh},
+    server::{self, Context, Ended, Port, Shutdown, terms::Clients},
+    service::{Photos, Questions, Readiness, Services, Slot, photos::RANDOM_WEIGHTS, slot::Fresh},
+    v2::Statistics,
     vision::{
         Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, ModelInfo, Preprocessing, cpu::CpuOptions,
     },
@@ -45,6 +46,42 @@ pub fn runtime() -> std::io::Result<Runtime> {
         }
     };
     Builder::new_multi_thread().enable_all().on_thread_start(brief).build()
+}
+
+/// Where a server listens.
+pub struct Listeners {
+    /// For HTTP.
+    pub http: TcpListener,
+    /// For gRPC, if it is wanted.
+    pub grpc: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what `config` asks for and logs the addresses.
+    ///
+    /// # Errors
+    /// An address cannot be had.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = async |address: SocketAddr| {
+            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+        };
+        let http = bind(config.bind).await?;
+        let grpc = match config.grpc_bind {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        tracing::info!(address = %http.local_addr()?, "serving");
+        if let Some(listener) = &grpc {
+            tracing::info!(address = %listener.local_addr()?, "serving gRPC");
+        }
+        Ok(Self { http, grpc })
+    }
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(http: TcpListener) -> Self {
+        Self { http, grpc: None }
+    }
 }
 
 /// A loaded and warmed server without a port.
@@ -70,28 +107,31 @@ impl App {
         let (photos, questions) = (photos.transpose()?, questions.transpose()?);
         describe(&metrics, photos.as_deref(), questions.as_deref());
         let pools = photos.iter().map(|slot| slot.pools()).chain(questions.iter().map(|slot| slot.pools()));
+        let readiness = Readiness::new(pools.collect());
         let context = Context {
-            readiness: Readiness::new(pools.collect()),
-            photos,
-            questions,
+            services: Services { photos, questions, readiness },
             metrics,
             limits: config.http,
             clients: Clients::new(config.clients.clone()),
             statistics: Statistics::default(),
-            pages: Pages::new(),
         };
         Ok(Self { context })
     }
 
     /// Where the FAQ is served, if it is; to reload its model.
     pub fn questions(&self) -> Option<Arc<Slot<Questions>>> {
-        self.context.questions.clone()
+        self.context.services.questions.clone()
     }
 
-    /// Serves `listener` until `shutdown`, drains, and waits for the worker threads.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = Shutdown>) -> Ended {
+    /// Serves `listeners` until `shutdown`, drains, and waits for the worker threads.
+    pub async fn serve(
+        self,
+        listeners: impl Into<Listeners>,
+        shutdown: impl Future<Output = Shutdown>,
+    ) -> Ended {
         let metrics = self.context.metrics.clone();
-        let (photos, questions) = (self.context.photos.clone(), self.context.questions.clone());
+        let services = &self.context.services;
+        let (photos, questions) = (services.photos.clone(), services.questions.clone());
         let upkeep = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(UPKEEP);
             loop {
@@ -99,7 +139,12 @@ impl App {
                 metrics.upkeep();
             }
         });
-        let ended = http::serve(listener, Arc::new(self.context), shutdown).await;
+        let context = Arc::new(self.context);
+        let Listeners { http, grpc } = listeners.into();
+        let http = Port { listener: http, protocol: Box::new(Http::new(context.clone())) };
+        let grpc = grpc.map(|listener| Port { listener, protocol: Box::new(Grpc::new(context.clone())) });
+        let ports = [http].into_iter().chain(grpc).collect();
+        let ended = server::serve(ports, context, shutdown).await;
         upkeep.abort();
         if ended == Ended::Drained {
             photos.iter().for_each(|slot| slot.close());

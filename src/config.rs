@@ -51,6 +51,9 @@ pub struct ServeArgs {
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, env = "CONVOY_BIND", default_value = "0.0.0.0:8080")]
     pub bind: SocketAddr,
+    /// Address and port to speak the V2 protocol over gRPC on; port 0 takes a free one. Off when not given.
+    #[arg(long, env = "CONVOY_GRPC_BIND", value_name = "ADDRESS")]
+    pub grpc_bind: Option<SocketAddr>,
     /// What to serve.
     #[arg(long, env = "CONVOY_SERVICES", value_delimiter = ',', default_value = "photos,faq")]
     pub services: Vec<Service>,
@@ -91,7 +94,7 @@ pub struct ServeArgs {
     #[arg(long, env = "CONVOY_FAQ_QUEUE", default_value_t = 1024)]
     pub faq_queue: usize,
 
-    /// Most bytes of a request body, in MiB.
+    /// Most bytes of a request body or gRPC message, in MiB.
     #[arg(long, env = "CONVOY_MAX_BODY_MIB", default_value_t = 32)]
     pub max_body_mib: usize,
     /// Milliseconds from a request's head to its answer, where the request does not say; what would be late is refused.
@@ -115,7 +118,7 @@ pub struct ServeArgs {
     /// Milliseconds a client may take to send a request's head, and again for its body.
     #[arg(long, env = "CONVOY_READ_TIMEOUT_MS", default_value_t = 15_000)]
     pub read_timeout_ms: u64,
-    /// Connections open at once; further ones wait in the kernel's backlog.
+    /// Connections open at once on each port; further ones wait in the kernel's backlog.
     #[arg(long, env = "CONVOY_MAX_CONNECTIONS", default_value_t = 4096)]
     pub max_connections: usize,
     /// Milliseconds to go on serving after SIGTERM while load balancers notice that /readyz fails.
@@ -172,11 +175,13 @@ pub struct LogArgs {
 pub struct Config {
     /// Where to listen.
     pub bind: SocketAddr,
+    /// Where to speak gRPC, if anywhere.
+    pub grpc_bind: Option<SocketAddr>,
     /// The classifier, when photos are served.
     pub photos: Option<PhotosConfig>,
     /// The FAQ, when questions are served.
     pub faq: Option<FaqConfig>,
-    /// Bounds of the HTTP layer.
+    /// Bounds of what connections may ask for.
     pub http: HttpConfig,
     /// How clients are told apart.
     pub clients: ClientsConfig,
@@ -255,7 +260,7 @@ pub struct FaqConfig {
     pub queue: usize,
 }
 
-/// Bounds of the HTTP layer.
+/// Bounds of what connections may ask for.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpConfig {
     /// Whether admin endpoints answer.
@@ -307,7 +312,7 @@ impl ServeArgs {
         let http = self.http(&mut checks);
         let clients = self.clients(&mut checks);
         if checks.problems.is_empty() {
-            Ok(Config { bind: self.bind, photos, faq, http, clients })
+            Ok(Config { bind: self.bind, grpc_bind: self.grpc_bind, photos, faq, http, clients })
         } else {
             Err(ConfigError { problems: checks.problems })
         }

@@ -1,6 +1,6 @@
 //! What can become of a scoring request once it has been understood.
 //!
-//! No HTTP here: status codes and JSON shapes are made of these in [`crate::http`].
+//! No transport here: status codes and answers are made of these in [`crate::http`] and [`crate::grpc`].
 
 use std::time::Duration;
 

@@ -11,7 +11,10 @@
 //! | [`config`] | flags and environment to a checked configuration |
 //! | [`app`] | the composition root |
 //! | [`service`] | the front doors: a photo in, predictions out; a question in, matches out |
-//! | [`http`] | connections, routes, wire types, status codes |
+//! | [`server`] | ports and their connections from the first to the drain, what every handler needs |
+//! | [`http`] | routes, wire types, status codes |
+//! | [`grpc`] | methods, messages, statuses |
+//! | [`v2`] | the V2 protocol, apart from how it travels |
 //! | [`batch`] | queues, what batches cost, who runs when and with whom, scheduler threads |
 //! | [`image`] | untrusted bytes to pixels within limits |
 //! | [`vision`] | weights, the network, classes and their labels |
@@ -24,11 +27,11 @@
 //! What never happens here (`tests/house.rs` checks the first three):
 //!
 //! 1. `batch` does not know HTTP, images, text or candle.
-//! 2. Nothing but `app` and `cli` depends on `http`; status codes and JSON shapes appear only there.
+//! 2. Nothing but `app` and `cli` depends on `http` or `grpc`; status codes, JSON and protobuf shapes appear only there.
 //! 3. Only `config` reads the environment.
 //! 4. No `unsafe` outside the `kernels` crate; no statics with state.
 //! 5. The async runtime decodes no image, runs no model and never blocks.
-//! 6. The port does not open before weights are verified and a batch has run.
+//! 6. No port opens before weights are verified and a batch has run.
 
 pub mod app;
 pub mod batch;
@@ -36,10 +39,13 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod faq;
+pub mod grpc;
 pub mod http;
 pub mod image;
 pub mod load;
 pub mod metrics;
+pub mod server;
 pub mod service;
+pub mod v2;
 pub mod vision;
 pub mod weights;

@@ -17,6 +17,10 @@ use parking_lot::{Mutex, RwLock};
 pub const HTTP_REQUESTS: &str = "convoy_http_requests_total";
 /// Seconds from a request's head to its answer, by `route`.
 pub const HTTP_SECONDS: &str = "convoy_http_request_seconds";
+/// gRPC calls ended, by `method` and `status`.
+pub const GRPC_REQUESTS: &str = "convoy_grpc_requests_total";
+/// Seconds from a gRPC call's head to its end, by `method`.
+pub const GRPC_SECONDS: &str = "convoy_grpc_request_seconds";
 /// Connections open now.
 pub const HTTP_CONNECTIONS: &str = "convoy_http_connections";
 /// 1 while the server wants traffic, 0 while it drains or a worker is gone.
@@ -64,11 +68,12 @@ const METADATA: Metadata<'static> = Metadata::new("convoy", Level::INFO, None);
 /// How often samples are moved into their buckets when nobody scrapes.
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The recorder, its renderer, and the handles of the HTTP layer.
+/// The recorder, its renderer, and the handles of the protocols.
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     answers: RwLock<HashMap<(&'static str, u16), Answers>>,
+    calls: RwLock<HashMap<(&'static str, &'static str), Answers>>,
     stages: RwLock<HashMap<&'static str, Stages>>,
     /// Connections open now.
     pub connections: Gauge,
@@ -78,7 +83,7 @@ pub struct Metrics {
     pub shared_photos: Counter,
 }
 
-/// Handles of one route and status.
+/// Handles of one route or method and one status.
 #[derive(Clone)]
 struct Answers {
     count: Counter,
@@ -178,6 +183,7 @@ impl Metrics {
             handle: recorder.handle(),
             recorder: Arc::new(recorder),
             answers: RwLock::default(),
+            calls: RwLock::default(),
             stages: RwLock::default(),
             connections,
             ready,
@@ -256,6 +262,28 @@ impl Metrics {
         }
     }
 
+    /// Counts one gRPC call that ended.
+    pub fn called(&self, method: &'static str, status: &'static str, took: Duration) {
+        let known = self.calls.read().get(&(method, status)).cloned();
+        let calls = known.unwrap_or_else(|| {
+            let made = self.calls(method, status);
+            self.calls.write().entry((method, status)).or_insert(made).clone()
+        });
+        calls.count.increment(1);
+        calls.seconds.record(took.as_secs_f64());
+    }
+
+    fn calls(&self, method: &'static str, status: &'static str) -> Answers {
+        let method = Label::new("method", method);
+        let labels = vec![method.clone(), Label::new("status", status)];
+        Answers {
+            count: self.recorder.register_counter(&Key::from_parts(GRPC_REQUESTS, labels), &METADATA),
+            seconds: self
+                .recorder
+                .register_histogram(&Key::from_parts(GRPC_SECONDS, vec![method]), &METADATA),
+        }
+    }
+
     /// States what this process serves, as labels of a constant gauge.
     pub fn info(&self, labels: &[(&'static str, String)]) {
         let labels: Vec<Label> =
@@ -290,6 +318,7 @@ fn describe(recorder: &PrometheusRecorder) {
         recorder.describe_histogram(name.into(), unit, help.into());
     };
     counter(HTTP_REQUESTS, "Requests answered, by route and status.");
+    counter(GRPC_REQUESTS, "gRPC calls ended, by method and status.");
     counter(JOBS, "Jobs ended, by queue and outcome.");
     gauge(HTTP_CONNECTIONS, "Connections open now.");
     gauge(READY, "1 while the server wants traffic, 0 while it drains or a worker is gone.");
@@ -302,6 +331,7 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge(COST_SECONDS, "Seconds one batch is expected to take, by queue and size.");
     let seconds = Some(Unit::Seconds);
     histogram(HTTP_SECONDS, seconds, "Seconds from a request's head to its answer, by route.");
+    histogram(GRPC_SECONDS, seconds, "Seconds from a gRPC call's head to its end, by method.");
     histogram(READ_SECONDS, seconds, "Seconds from a request's head to the end of its body, by route.");
     histogram(WRITE_SECONDS, seconds, "Seconds from an answer to its last byte handed on, by route.");
     histogram(QUEUE_SECONDS, seconds, "Seconds a job waited because executors were busy, by queue.");

@@ -46,23 +46,48 @@ fn under(module: &str) -> Vec<(String, String)> {
 
 #[test]
 fn batch_moves_jobs_and_knows_nothing_of_what_they_are() {
-    let words =
-        ["hyper", "candle", "serde", "image", "crate::http", "crate::faq", "crate::vision", "crate::service"];
+    let words = [
+        "hyper",
+        "candle",
+        "serde",
+        "image",
+        "crate::http",
+        "crate::faq",
+        "crate::vision",
+        "crate::service",
+        "crate::v2",
+    ];
     assert_eq!(offences(&under("batch"), &words), [""; 0]);
 }
 
 #[test]
-fn nothing_but_the_root_and_the_command_line_depends_on_http() {
-    for module in ["batch", "config", "error", "faq", "image", "metrics", "service", "vision", "weights"] {
-        assert_eq!(offences(&under(module), &["crate::http", "hyper", "StatusCode"]), [""; 0]);
+fn nothing_but_the_root_and_the_command_line_depends_on_a_transport() {
+    let words = ["crate::http", "crate::grpc", "hyper", "StatusCode", "tonic", "prost"];
+    for module in
+        ["batch", "config", "error", "faq", "image", "metrics", "service", "v2", "vision", "weights"]
+    {
+        assert_eq!(offences(&under(module), &words), [""; 0]);
     }
+    assert_eq!(offences(&under("server"), &["crate::http", "crate::grpc", "StatusCode", "tonic"]), [""; 0]);
+}
+
+#[test]
+fn the_transports_do_not_know_each_other() {
+    assert_eq!(offences(&under("http"), &["crate::grpc", "tonic", "prost"]), [""; 0]);
+    assert_eq!(offences(&under("grpc"), &["crate::http", "StatusCode", "serde"]), [""; 0]);
+}
+
+#[test]
+fn the_v2_protocol_stands_between_services_and_transports() {
+    assert_eq!(offences(&under("v2"), &["crate::server", "serde_json"]), [""; 0]);
+    assert_eq!(offences(&under("service"), &["crate::server", "crate::v2"]), [""; 0]);
 }
 
 #[test]
 fn only_config_reads_the_environment() {
     for module in [
-        "app", "batch", "cli", "error", "faq", "http", "image", "load", "metrics", "service", "vision",
-        "weights",
+        "app", "batch", "cli", "error", "faq", "grpc", "http", "image", "load", "metrics", "server",
+        "service", "v2", "vision", "weights",
     ] {
         assert_eq!(offences(&under(module), &["env::var", "env = \"", "option_env!"]), [""; 0]);
     }
@@ -70,7 +95,7 @@ fn only_config_reads_the_environment() {
 
 #[test]
 fn only_the_root_builds_executors() {
-    for module in ["batch", "cli", "config", "http", "service"] {
+    for module in ["batch", "cli", "config", "grpc", "http", "server", "service", "v2"] {
         let words =
             ["Classifier::new", "Answerer::new", "Decoder::new", "CandleEngine::new", "CpuEngine::new"];
         assert_eq!(offences(&under(module), &words), [""; 0]);
@@ -86,13 +111,17 @@ fn the_models_do_not_know_each_other() {
 
 #[test]
 fn the_load_generator_knows_nothing_of_what_it_loads() {
-    let words = ["batch", "config", "faq", "http", "image", "metrics", "service", "vision", "weights"]
-        .map(|module| format!("crate::{module}"));
+    let words = [
+        "batch", "config", "faq", "grpc", "http", "image", "metrics", "server", "service", "v2", "vision",
+        "weights",
+    ]
+    .map(|module| format!("crate::{module}"));
     let words: Vec<_> = words.iter().map(String::as_str).chain(["kernels", "candle"]).collect();
     assert_eq!(offences(&under("load"), &words), [""; 0]);
-    for module in
-        ["app", "batch", "config", "error", "faq", "http", "image", "metrics", "service", "vision", "weights"]
-    {
+    for module in [
+        "app", "batch", "config", "error", "faq", "grpc", "http", "image", "metrics", "server", "service",
+        "v2", "vision", "weights",
+    ] {
         assert_eq!(offences(&under(module), &["crate::load"]), [""; 0]);
     }
 }

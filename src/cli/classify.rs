@@ -54,7 +54,7 @@ pub(super) struct ClassifyArgs {
 pub(super) fn run(args: ClassifyArgs) -> anyhow::Result<()> {
     let config = args.classifier.resolve()?;
     let mut opened = OpenClassifier::open(&config, MAX_BATCH.min(args.files.len()))?;
-    if let Some(warning) = opened.model.random.then_some(crate::http::routes::RANDOM_WEIGHTS) {
+    if let Some(warning) = opened.model.random.then_some(crate::service::photos::RANDOM_WEIGHTS) {
         tracing::warn!("{warning}");
     }
     let top = (args.top as usize).min(opened.labels.len());

@@ -1,17 +1,13 @@
-//! `convoy serve`: configuration, models, then the port, then signals.
+//! `convoy serve`: configuration, models, then the ports, then signals.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    app::{self, App},
+    app::{self, App, Listeners},
     config::ServeArgs,
-    http::{Ended, Shutdown},
+    server::{Ended, Shutdown},
     service::{Questions, Slot},
 };
 
@@ -26,11 +22,8 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
         reload_on_hangup(app.questions())?;
-        let listener = TcpListener::bind(config.bind)
-            .await
-            .with_context(|| format!("cannot listen on {}", config.bind))?;
-        tracing::info!(address = %listener.local_addr()?, "serving");
-        anyhow::Ok(app.serve(listener, stop).await)
+        let listeners = Listeners::bind(&config).await?;
+        anyhow::Ok(app.serve(listeners, stop).await)
     })?;
     runtime.shutdown_timeout(WORKERS_END);
     match ended {

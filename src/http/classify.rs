@@ -8,10 +8,13 @@ use super::{
     Context,
     body::{self, Body},
     reply::{self, Failure, Reply},
-    routes::{Ask, RANDOM_WEIGHTS},
+    routes::Ask,
     timing,
 };
-use crate::{config::TransformName, service::Photo};
+use crate::{
+    config::TransformName,
+    service::{Photo, photos::RANDOM_WEIGHTS},
+};
 
 /// Predictions when the request names no number.
 const DEFAULT_TOP: usize = 5;
@@ -73,7 +76,7 @@ struct Labelled<'a> {
 
 /// Handles the request.
 pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
-    let photos = context.photos()?;
+    let photos = context.services.photos()?;
     check_media_type(&ask.head.headers)?;
     let query = Query::parse(ask.head.uri.query())?;
     let seat = photos.admit(&ask.terms)?;

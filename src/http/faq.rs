@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Context,
     body::{self, Body},
+    parameters::Parameters,
     reply::{self, Failure, Reply},
     routes::Ask,
-    terms::Parameters,
     timing,
 };
 
@@ -45,7 +45,7 @@ struct Match<'a> {
 
 /// Handles the request.
 pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
-    let questions = context.questions()?;
+    let questions = context.services.questions()?;
     if !body::is_json(&ask.head.headers) {
         let message = r#"POST /faq takes Content-Type: application/json and {"question": "..."}"#;
         return Err(Failure::unsupported(message));

@@ -3,7 +3,8 @@
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Context, reply, reply::Reply, routes::RANDOM_WEIGHTS};
+use super::{Context, reply, reply::Reply};
+use crate::service::photos::RANDOM_WEIGHTS;
 
 /// `GET /` for programs: exactly `Healthy`, as existing clients expect.
 pub(super) fn root() -> Reply {
@@ -18,12 +19,12 @@ pub(super) fn livez() -> Reply {
 /// `GET /version`: what scores, in one line of text.
 pub(super) fn version(context: &Context) -> Reply {
     let mut parts = vec![format!("convoy {}", env!("CARGO_PKG_VERSION"))];
-    if let Ok(photos) = context.photos() {
+    if let Ok(photos) = context.services.photos() {
         let note = photos.model.random.then_some(RANDOM_WEIGHTS).or(photos.hint);
         let note = note.map_or_else(String::new, |note| format!(" ({note})"));
         parts.push(format!("photos: {}{note}", photos.model.name));
     }
-    if let Ok(questions) = context.questions() {
+    if let Ok(questions) = context.services.questions() {
         parts.push(format!("faq: {} questions", questions.loaded().model().questions().len()));
     }
     reply::text(StatusCode::OK, parts.join("; "))
@@ -31,7 +32,7 @@ pub(super) fn version(context: &Context) -> Reply {
 
 /// `GET /readyz`: 200 while traffic is wanted, else 503 and why.
 pub(super) fn readyz(context: &Context) -> Reply {
-    let (status, reason) = match context.readiness.check() {
+    let (status, reason) = match context.services.readiness.check() {
         Ok(()) => (StatusCode::OK, Value::Null),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Value::String(reason)),
     };
@@ -39,7 +40,7 @@ pub(super) fn readyz(context: &Context) -> Reply {
     if !reason.is_null() {
         body["reason"] = reason;
     }
-    if let Ok(photos) = context.photos() {
+    if let Ok(photos) = context.services.photos() {
         body["photos"] = json!({"model": photos.model.name, "classes": photos.labels.len()});
         if photos.model.random {
             body["photos"]["warning"] = RANDOM_WEIGHTS.into();
@@ -48,7 +49,7 @@ pub(super) fn readyz(context: &Context) -> Reply {
             body["photos"]["hint"] = hint.into();
         }
     }
-    if let Ok(questions) = context.questions() {
+    if let Ok(questions) = context.services.questions() {
         body["faq"] = json!({"questions": questions.loaded().model().questions().len()});
     }
     reply::json(status, &body)
@@ -56,8 +57,8 @@ pub(super) fn readyz(context: &Context) -> Reply {
 
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(context: &Context) -> Reply {
-    context.sample();
-    context.metrics.ready.set(if context.readiness.check().is_ok() { 1.0 } else { 0.0 });
+    context.services.sample();
+    context.metrics.ready.set(if context.services.readiness.check().is_ok() { 1.0 } else { 0.0 });
     reply::with_type(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",

@@ -10,7 +10,14 @@ use hyper::{
 };
 use serde::Serialize;
 
-use crate::{batch::Refusal, error::ScoreError, image::DecodeError};
+use crate::{
+    batch::Refusal,
+    error::ScoreError,
+    image::DecodeError,
+    server::terms::BadHeader,
+    service::Absent,
+    v2::{self, Kind},
+};
 
 /// What a handler answers: a body that is complete when its head is sent.
 pub type Reply = Response<Full<Bytes>>;
@@ -99,19 +106,6 @@ impl Failure {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     }
 
-    /// 404 for a service this process was told not to run.
-    pub fn not_served(service: &str) -> Self {
-        let message = format!("this server does not serve {service}; start it with --services photos,faq");
-        Self::new(StatusCode::NOT_FOUND, "not_served", message)
-    }
-
-    /// 503 for a model that an operator has taken away for now.
-    pub fn unloaded(model: &str) -> Self {
-        let message =
-            format!("`{model}` is unloaded; POST /v2/repository/models/{model}/load brings it back");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unloaded", message)
-    }
-
     /// The `error` member, for answers that carry several outcomes.
     pub fn body(&self) -> ErrorBody<'_> {
         let retry_after_ms = self.retry_after.map(|wait| wait.as_millis() as u64);
@@ -161,6 +155,40 @@ impl From<ScoreError> for Failure {
             _ => None,
         };
         Self { retry_after, ..Self::new(status, code, error.to_string()) }
+    }
+}
+
+impl From<v2::Error> for Failure {
+    fn from(error: v2::Error) -> Self {
+        match error {
+            v2::Error::Score(error) => error.into(),
+            v2::Error::Refused { kind, code, message, retry_after } => {
+                Self { retry_after, ..Self::new(kind_status(kind), code, message) }
+            }
+        }
+    }
+}
+
+fn kind_status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::Unusable => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+impl From<Absent> for Failure {
+    fn from(absent: Absent) -> Self {
+        v2::Error::from(absent).into()
+    }
+}
+
+impl From<BadHeader> for Failure {
+    fn from(error: BadHeader) -> Self {
+        Self::invalid(error.to_string())
     }
 }
 

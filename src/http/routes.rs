@@ -10,23 +10,27 @@ use futures_util::FutureExt;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{CONNECTION, HeaderName, HeaderValue},
+    header::{CONNECTION, HeaderValue},
     http::request::Parts,
 };
 
 use super::{
     Context, admin,
     body::Body,
-    classify, faq, probes,
+    classify, faq,
+    page::Pages,
+    probes,
     reply::{Failure, Reply},
-    score, terms,
+    score,
     timing::{self, Written},
     v2,
 };
-use crate::{batch::Terms, metrics::Metrics};
-
-/// Says on every answer that the classifier's weights are random.
-const WARNING: HeaderName = HeaderName::from_static("x-convoy-warning");
+use crate::{
+    batch::Terms,
+    metrics::Metrics,
+    server::{WARNING, terms},
+    service::photos::RANDOM_WEIGHTS,
+};
 
 /// The paths this server knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +133,12 @@ impl Route {
 }
 
 /// Answers one request: routes it, contains a panic, times, counts and logs what came of it.
-pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context) -> Response<Written> {
+pub async fn answer(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    context: &Context,
+    pages: &Pages,
+) -> Response<Written> {
     let arrived = Instant::now();
     let route = Route::of(request.uri().path());
     let count = Count { route, arrived, metrics: &context.metrics, status: CLIENT_GONE };
@@ -139,7 +148,7 @@ pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context)
     let terms = terms::of(&head.headers, peer, arrived, &context.limits, &context.clients);
     let handled = async {
         let ask = Ask { head, arrived, terms: terms? };
-        dispatch(route, &ask, &mut body, context).await
+        dispatch(route, &ask, &mut body, context, pages).await
     };
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
     let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
@@ -152,15 +161,12 @@ pub async fn answer(request: Request<Incoming>, peer: IpAddr, context: &Context)
     if !body.discard().await {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if context.photos().is_ok_and(|photos| photos.model.random) {
+    if context.services.photos().is_ok_and(|photos| photos.model.random) {
         reply.headers_mut().insert(WARNING, HeaderValue::from_static(RANDOM_WEIGHTS));
     }
     count.finish(reply.status());
     reply.map(|body| Written::new(body, stages.write))
 }
-
-/// What answers say while the classifier's weights are random.
-pub const RANDOM_WEIGHTS: &str = "the classifier's weights are random: its labels mean nothing";
 
 fn panicked() -> Failure {
     let message = "the server failed unexpectedly on this request; its log has the details";
@@ -177,7 +183,13 @@ pub(super) struct Ask {
     pub(super) terms: Terms,
 }
 
-async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
+async fn dispatch(
+    route: Route,
+    ask: &Ask,
+    body: &mut Body,
+    context: &Context,
+    pages: &Pages,
+) -> Result<Reply, Failure> {
     let (method, path) = (&ask.head.method, ask.head.uri.path());
     if !route.allows(method) {
         let message = format!("{method} is not allowed here; use {}", route.allowed());
@@ -185,7 +197,7 @@ async fn dispatch(route: Route, ask: &Ask, body: &mut Body, context: &Context) -
         return Err(Failure { allow: Some(route.allowed()), ..failure });
     }
     match route {
-        Route::Root => Ok(context.pages.root(&ask.head.headers)),
+        Route::Root => Ok(pages.root(&ask.head.headers)),
         Route::Version => Ok(probes::version(context)),
         Route::Livez => Ok(probes::livez()),
         Route::Readyz => Ok(probes::readyz(context)),

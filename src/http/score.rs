@@ -14,19 +14,20 @@ use serde::{
 };
 
 use super::{
-    Context, base64_image,
+    Context,
     body::{self, Body},
     classify::Query,
+    parameters::Parameters,
     reply::{self, ErrorBody, Failure, Reply},
     routes::Ask,
-    terms::Parameters,
     timing,
 };
 use crate::{
     batch::{Seat, Terms},
     error::ScoreError,
     faq::Answerer,
-    service::{Photo, PhotoSeat, Photos, Questions, Timeline, photos::Classified},
+    image::base64,
+    service::{Absent, Photo, PhotoSeat, Photos, Questions, Timeline, photos::Classified},
     vision::Prediction,
 };
 
@@ -67,7 +68,7 @@ impl Visitor<'_> for ImageVisitor {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Image, E> {
-        Ok(Image(base64_image::decode(text).map(Bytes::from)))
+        Ok(Image(base64::decode(text).map(Bytes::from)))
     }
 }
 
@@ -137,8 +138,8 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
 /// What serves either side, or why nothing does, and a seat where it has one: admission comes before the body, and only
 /// the body tells which side it is for.
 struct Seats {
-    photos: Result<Arc<Photos>, Failure>,
-    questions: Result<Arc<Questions>, Failure>,
+    photos: Result<Arc<Photos>, Absent>,
+    questions: Result<Arc<Questions>, Absent>,
     photo: Option<PhotoSeat>,
     question: Option<Seat<Answerer>>,
 }
@@ -146,7 +147,7 @@ struct Seats {
 impl Seats {
     /// Fails when no side has a seat.
     fn admit(context: &Context, terms: &Terms) -> Result<Self, Failure> {
-        let (photos, questions) = (context.photos(), context.questions());
+        let (photos, questions) = (context.services.photos(), context.services.questions());
         let mut photo = photos.as_ref().ok().and_then(|photos| photos.try_admit(terms).ok());
         let asked = questions.as_ref().ok().and_then(|side| side.queue.try_admit(terms, 1).ok());
         let mut question = asked.and_then(|mut seats| seats.pop());

@@ -5,6 +5,7 @@
 //! dropped rather than composited, palettes resolved, CMYK converted naively, colour profiles ignored. Two departures:
 //! 16-bit samples are scaled to the nearest 8-bit value, and the EXIF orientation is applied unless switched off.
 
+pub mod base64;
 mod chunks;
 mod decoder;
 mod error;

@@ -8,6 +8,7 @@
 //! | [`inflight`] | one execution for identical photos in flight |
 //! | [`questions`] | match |
 //! | [`timeline`] | where a request's time went |
+//! | [`services`] | all there are in one process |
 //! | [`slot`] | a model's place: loaded, replaced and unloaded while requests are in hand |
 //! | [`readiness`] | whether traffic is wanted |
 
@@ -15,6 +16,7 @@ pub mod inflight;
 pub mod photos;
 pub mod questions;
 pub mod readiness;
+pub mod services;
 pub mod slot;
 pub mod timeline;
 
@@ -25,6 +27,7 @@ use tokio::time::timeout_at;
 pub use photos::{Photo, PhotoSeat, Photos};
 pub use questions::Questions;
 pub use readiness::Readiness;
+pub use services::{Absent, Services};
 pub use slot::{Served, Slot};
 pub use timeline::Timeline;
 

@@ -15,6 +15,9 @@ use crate::{
     vision::{Classifier, ClassifyInput, Labels, ModelInfo, Picture, Prediction, Preprocessing},
 };
 
+/// What answers say while the classifier's weights are random.
+pub const RANDOM_WEIGHTS: &str = "the classifier's weights are random: its labels mean nothing";
+
 /// The photo side of a server.
 pub struct Photos {
     /// The decode pool's queue.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use convoy::{
-    app::App,
+    app::{App, Listeners},
     config::{
         ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TransformName,
         Transforms,
@@ -25,7 +25,7 @@ use convoy::{
     vision::{Arch, random::Recipe},
 };
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::sync::oneshot;
 
 /// The folder of fixtures beside the checkout, when there is one.
 pub fn shared() -> Option<PathBuf> {
@@ -94,6 +94,7 @@ pub fn config() -> Config {
     let models = models();
     Config {
         bind: "127.0.0.1:0".parse().unwrap(),
+        grpc_bind: None,
         photos: Some(PhotosConfig {
             classifier: ClassifierConfig {
                 weights: models.classifier.clone(),
@@ -127,6 +128,8 @@ pub fn config() -> Config {
 /// A running server; dropping it stops it.
 pub struct Server {
     pub address: SocketAddr,
+    /// Where it speaks gRPC, if the configuration asks for it.
+    pub grpc: Option<SocketAddr>,
     stop: Option<oneshot::Sender<Shutdown>>,
     thread: Option<JoinHandle<Ended>>,
 }
@@ -136,16 +139,19 @@ impl Server {
     pub fn start(config: &Config) -> Self {
         let app = App::build(config).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (bound, address) = std::sync::mpsc::channel();
+        let (bound, addresses) = std::sync::mpsc::channel();
+        let config = config.clone();
         let thread = std::thread::spawn(move || {
             convoy::app::runtime().unwrap().block_on(async move {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                bound.send(listener.local_addr().unwrap()).unwrap();
+                let listeners = Listeners::bind(&config).await.unwrap();
+                let grpc = listeners.grpc.as_ref().map(|listener| listener.local_addr().unwrap());
+                bound.send((listeners.http.local_addr().unwrap(), grpc)).unwrap();
                 let stopped = async { stopped.await.unwrap_or(Shutdown::Immediate) };
-                app.serve(listener, stopped).await
+                app.serve(listeners, stopped).await
             })
         });
-        Self { address: address.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+        let (address, grpc) = addresses.recv().unwrap();
+        Self { address, grpc, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -14,8 +14,8 @@ use hyper::{
 
 use crate::{
     config::ConfigError,
-    http::terms::DEADLINE,
     load::{Arrivals, Goal, Pace, Payload, Plan, Target},
+    server::terms::DEADLINE,
 };
 
 /// Connections of a closed loop, and the most of an open one, where none are given.

@@ -1,22 +1,14 @@
-//! The V2 protocol (Open Inference Protocol) over REST under `/v2`: which endpoint and model a path names, and who answers.
+//! The V2 protocol over REST under `/v2`: which endpoint and model a path names, and who answers.
 //!
-//! The photo model is served under its own name, the FAQ as `faq`, both in version `1`. Requests and answers are `wire`'s,
-//! values of tensors `tensor`'s, compression `coding`'s; what is announced is `metadata`'s. `infer` scores, with `photos` and
-//! `questions` for what tensors mean to either model and `feed` for requests of more than there are seats; [`statistics`]
-//! counts. What others share with this protocol is [`super`]'s.
+//! Requests and answers are `wire`'s, values of tensors `tensor`'s, compression `coding`'s; `metadata` and `repository` tell,
+//! `infer` scores. What it all means is [`crate::v2`]'s.
 
 mod coding;
-mod feed;
 mod infer;
 mod metadata;
-mod photos;
-mod questions;
 mod repository;
-pub mod statistics;
 mod tensor;
 mod wire;
-
-use std::sync::Arc;
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -28,10 +20,7 @@ use super::{
     reply::{self, Failure, Reply},
     routes::Ask,
 };
-use crate::service::{Photos, Questions, Served, Slot, questions::FAQ};
-
-/// The only version of every model.
-pub const VERSION: &str = "1";
+use crate::v2::{Model, Place};
 
 /// What a path under `/v2` asks for, whichever model it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,81 +137,14 @@ fn of_model(action: &[&str]) -> Option<Endpoint> {
     }
 }
 
-/// Where a model is served, whether or not it is loaded now.
-#[derive(Clone, Copy)]
-enum Place<'a> {
-    Photos(&'a Arc<Slot<Photos>>),
-    Questions(&'a Arc<Slot<Questions>>),
-}
-
-impl<'a> Place<'a> {
-    /// That of every model that the server was started for.
-    fn all(context: &'a Context) -> impl Iterator<Item = Self> {
-        let photos = context.photos.as_ref().map(Self::Photos);
-        photos.into_iter().chain(context.questions.as_ref().map(Self::Questions))
+impl Target<'_> {
+    fn place<'a>(&self, context: &'a Context) -> Result<Place<'a>, Failure> {
+        Ok(Place::find(&context.services, self.model, self.version)?)
     }
 
-    fn find(context: &'a Context, target: Target) -> Result<Self, Failure> {
-        let known = Self::all(context).find(|place| place.name().as_str() == target.model);
-        let version_served = target.version.is_none_or(|version| version == VERSION);
-        known.filter(|_| version_served).ok_or_else(|| unknown(context, target))
+    fn model(&self, context: &Context) -> Result<Model, Failure> {
+        Ok(Model::find(&context.services, self.model, self.version)?)
     }
-
-    fn name(self) -> Arc<String> {
-        match self {
-            Self::Photos(slot) => slot.name(),
-            Self::Questions(slot) => slot.name(),
-        }
-    }
-
-    fn is_empty(self) -> bool {
-        self.model().is_none()
-    }
-
-    /// What serves there now.
-    fn model(self) -> Option<Model> {
-        match self {
-            Self::Photos(slot) => slot.get().map(Model::Photos),
-            Self::Questions(slot) => slot.get().map(Model::Questions),
-        }
-    }
-}
-
-/// One served model, held from the first look at a request to its answer.
-enum Model {
-    Photos(Arc<Photos>),
-    Questions(Arc<Questions>),
-}
-
-impl Model {
-    /// Every model that is loaded.
-    fn all(context: &Context) -> impl Iterator<Item = Self> {
-        Place::all(context).filter_map(Place::model)
-    }
-
-    fn find(context: &Context, target: Target) -> Result<Self, Failure> {
-        let place = Place::find(context, target)?;
-        place.model().ok_or_else(|| Failure::unloaded(&place.name()))
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Self::Photos(photos) => photos.name(),
-            Self::Questions(questions) => questions.name(),
-        }
-    }
-}
-
-fn unknown(context: &Context, target: Target) -> Failure {
-    let served: Vec<_> = Place::all(context).map(|place| place.name().to_string()).collect();
-    let short = |name: &str| name.chars().take(100).collect::<String>();
-    let version = target.version.map_or_else(String::new, |version| format!(" version `{}`", short(version)));
-    let message = format!(
-        "unknown model `{}`{version}; this server has {} in version {VERSION}",
-        short(target.model),
-        served.join(" and ")
-    );
-    Failure::new(StatusCode::NOT_FOUND, "unknown_model", message)
 }
 
 /// Handles a request to `endpoint`, whose method has been checked.
@@ -233,20 +155,21 @@ pub(super) async fn answer(
     context: &Context,
 ) -> Result<Reply, Failure> {
     let target = Target::of(ask.head.uri.path()).expect("bug: the route is of this path");
-    let model = || Model::find(context, target);
+    let model = || target.model(context);
+    let statistics = |models: &[Model]| ok(json!({"model_stats": context.statistics.of(models)}));
     match endpoint {
         Endpoint::Server => ok(metadata::server(context.limits.admin)),
         Endpoint::Live => ok(json!({"live": true})),
         Endpoint::Ready => Ok(ready(context)),
         Endpoint::Models => {
-            let names: Vec<_> = Place::all(context).map(Place::name).collect();
+            let names: Vec<_> = Place::all(&context.services).map(Place::name).collect();
             ok(json!({"models": names.iter().map(|name| name.as_str()).collect::<Vec<_>>()}))
         }
-        Endpoint::AllStatistics => ok(context.statistics.of(&Model::all(context).collect::<Vec<_>>())),
+        Endpoint::AllStatistics => statistics(&Model::all(&context.services).collect::<Vec<_>>()),
         Endpoint::Model => ok(metadata::of(&model()?)),
-        Endpoint::ModelReady => Ok(model_ready(Place::find(context, target)?, context)),
+        Endpoint::ModelReady => Ok(model_ready(target.place(context)?, context)),
         Endpoint::Config => ok(metadata::config(&model()?)),
-        Endpoint::Statistics => ok(context.statistics.of(&[model()?])),
+        Endpoint::Statistics => statistics(&[model()?]),
         Endpoint::Infer => infer::answer(&model()?, ask, body, context).await,
         Endpoint::Index => repository::index(body, context).await,
         Endpoint::Load => repository::load(target, context).await,
@@ -260,7 +183,7 @@ fn ok(value: impl Serialize) -> Result<Reply, Failure> {
 
 /// Both members, because the specification and its clients disagree on which one is looked at.
 fn ready(context: &Context) -> Reply {
-    match context.readiness.check() {
+    match context.services.readiness.check() {
         Ok(()) => reply::json(StatusCode::OK, &json!({"live": true, "ready": true})),
         Err(reason) => {
             let body = json!({"live": true, "ready": false, "error": reason});
@@ -271,11 +194,7 @@ fn ready(context: &Context) -> Reply {
 
 fn model_ready(place: Place, context: &Context) -> Reply {
     let name = place.name();
-    let ready = match context.readiness.check() {
-        Ok(()) if place.is_empty() => Err("unloaded".to_owned()),
-        ready => ready,
-    };
-    match ready {
+    match place.ready(&context.services) {
         Ok(()) => reply::json(StatusCode::OK, &json!({"name": *name, "ready": true})),
         Err(reason) => {
             let body = json!({"name": *name, "ready": false, "error": reason});

@@ -1,6 +1,6 @@
 //! The JSON of an infer request and of its answer, and which bytes after it belong to which tensor.
 //!
-//! Pure: a body in, a [`Request`] out; outputs in, a body out. What inputs mean to a model is not known here; the values of
+//! Pure: a body in, an [`Asked`] out; outputs in, a body out. What inputs mean to a model is not known here; the values of
 //! tensors are [`super::tensor`]'s.
 
 use bytes::Bytes;
@@ -8,40 +8,45 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::reply::Failure,
-    VERSION,
-    tensor::{Data, Values},
+    tensor::{Flat, Written},
+};
+use crate::v2::{
+    self, Input, Output, Request, VERSION,
+    request::{refuse_shared_memory, short},
+    tensor::Data,
 };
 
 /// A request, taken apart.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) form: Form,
+}
+
+/// What a request says of the form of its answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Form {
     /// Echoed.
-    pub(super) id: Option<String>,
-    pub(super) parameters: Parameters,
-    pub(super) inputs: Vec<Input>,
-    /// `None` asks for all.
-    wanted: Option<Vec<Wanted>>,
+    id: Option<String>,
+    /// Whether outputs that do not say are binary.
+    binary: bool,
+    /// Those that say.
+    said: Vec<(String, bool)>,
+}
+
+impl Form {
+    fn is_binary(&self, output: &str) -> bool {
+        self.said.iter().find(|(name, _)| name == output).map_or(self.binary, |(_, binary)| *binary)
+    }
 }
 
 /// What a request says of itself; what is not known is ignored.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Parameters {
-    /// Microseconds; 0 says nothing.
-    pub(super) timeout: Option<u64>,
-    /// 1 is the most urgent, 0 says nothing.
-    pub(super) priority: Option<u64>,
-    /// Whether outputs that do not say are binary.
+#[derive(Default, Deserialize)]
+struct Parameters {
+    timeout: Option<u64>,
+    priority: Option<u64>,
     #[serde(default)]
     binary_data_output: bool,
-}
-
-/// One input tensor.
-#[derive(Debug)]
-pub(super) struct Input {
-    pub(super) name: String,
-    pub(super) datatype: String,
-    pub(super) shape: Vec<u64>,
-    pub(super) data: Data,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +55,7 @@ struct WireRequest {
     #[serde(default)]
     parameters: Parameters,
     inputs: Vec<WireInput>,
-    outputs: Option<Vec<Wanted>>,
+    outputs: Option<Vec<WireWanted>>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +63,7 @@ struct WireInput {
     name: String,
     datatype: String,
     shape: Vec<u64>,
-    data: Option<Data>,
+    data: Option<Flat>,
     #[serde(default)]
     parameters: InputParameters,
 }
@@ -69,14 +74,14 @@ struct InputParameters {
     shared_memory_region: Option<serde::de::IgnoredAny>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Wanted {
+#[derive(Deserialize)]
+struct WireWanted {
     name: String,
     #[serde(default)]
     parameters: WantedParameters,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 struct WantedParameters {
     binary_data: Option<bool>,
     #[serde(default)]
@@ -84,16 +89,7 @@ struct WantedParameters {
     shared_memory_region: Option<serde::de::IgnoredAny>,
 }
 
-/// One output that is to be answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Picked {
-    pub(super) name: &'static str,
-    pub(super) binary: bool,
-    /// As the best so many classes instead of as a tensor of numbers.
-    pub(super) classes: Option<usize>,
-}
-
-impl Request {
+impl Asked {
     /// Reads `body`, whose first `json` bytes are JSON; all are where `None`.
     ///
     /// # Errors
@@ -116,7 +112,16 @@ impl Request {
         if !rest.is_empty() {
             return Err(Failure::invalid(format!("{} bytes follow the last binary tensor", rest.len())));
         }
-        Ok(Self { id: request.id, parameters: request.parameters, inputs, wanted: request.outputs })
+        let Parameters { timeout, priority, binary_data_output } = request.parameters;
+        let mut form = Form { id: request.id, binary: binary_data_output, said: Vec::new() };
+        let mut wanted = Vec::new();
+        for WireWanted { name, parameters } in request.outputs.unwrap_or_default() {
+            refuse_shared_memory(parameters.shared_memory_region.is_some(), &name)?;
+            form.said.extend(parameters.binary_data.map(|binary| (name.clone(), binary)));
+            wanted.push(v2::Wanted { name, classification: parameters.classification });
+        }
+        let parameters = v2::Parameters { timeout, priority };
+        Ok(Self { request: Request { parameters, inputs, wanted }, form })
     }
 
     /// A request whose whole body is the only element of the tensor `name`; all its outputs are binary.
@@ -125,44 +130,11 @@ impl Request {
             name: name.to_owned(),
             datatype: "BYTES".to_owned(),
             shape: vec![1],
-            data: Data::Element(body),
+            data: Data::Elements(vec![body]),
         };
-        let parameters = Parameters { binary_data_output: true, ..Parameters::default() };
-        Self { id: None, parameters, inputs: vec![input], wanted: None }
-    }
-
-    /// The outputs to answer, in the order asked for, of those in `known`; only `ranked` can be had as classes.
-    ///
-    /// # Errors
-    /// 400 for outputs that are unknown or asked for twice, and for classes of one that has none.
-    pub(super) fn picked(&self, known: &[&'static str], ranked: &str) -> Result<Vec<Picked>, Failure> {
-        let binary = self.parameters.binary_data_output;
-        let Some(wanted) = self.wanted.as_deref().filter(|wanted| !wanted.is_empty()) else {
-            return Ok(known.iter().map(|name| Picked { name, binary, classes: None }).collect());
-        };
-        let mut picked: Vec<Picked> = Vec::new();
-        for output in wanted {
-            let named = known.iter().find(|name| **name == output.name).ok_or_else(|| {
-                Failure::invalid(format!(
-                    "unknown output `{}`; known: {}",
-                    short(&output.name),
-                    known.join(", ")
-                ))
-            })?;
-            if picked.iter().any(|earlier| earlier.name == *named) {
-                return Err(Failure::invalid(format!("output `{named}` is asked for twice")));
-            }
-            refuse_shared_memory(output.parameters.shared_memory_region.is_some(), named)?;
-            let classes = Some(output.parameters.classification).filter(|classes| *classes > 0);
-            if classes.is_some() && *named != ranked {
-                return Err(Failure::invalid(format!(
-                    "output `{named}` has no classification; `{ranked}` has"
-                )));
-            }
-            let binary = output.parameters.binary_data.unwrap_or(binary);
-            picked.push(Picked { name: named, binary, classes });
-        }
-        Ok(picked)
+        let parameters = v2::Parameters::default();
+        let request = Request { parameters, inputs: vec![input], wanted: Vec::new() };
+        Self { request, form: Form { binary: true, ..Form::default() } }
     }
 }
 
@@ -172,7 +144,7 @@ impl WireInput {
         let Self { name, datatype, shape, data, parameters } = self;
         refuse_shared_memory(parameters.shared_memory_region.is_some(), &name)?;
         let data = match (data, parameters.binary_data_size) {
-            (Some(data), None) => data,
+            (Some(Flat(leaves)), None) => Data::Leaves(leaves),
             (None, Some(size)) if size <= rest.len() => Data::Binary(rest.split_to(size)),
             (None, Some(size)) => {
                 let (name, left) = (short(&name), rest.len());
@@ -193,27 +165,6 @@ impl WireInput {
     }
 }
 
-fn refuse_shared_memory(asked: bool, tensor: &str) -> Result<(), Failure> {
-    match asked {
-        true => Err(Failure::invalid(format!("`{}`: shared memory is not supported", short(tensor)))),
-        false => Ok(()),
-    }
-}
-
-/// A client's word, cut to a length fit for a message.
-pub(super) fn short(text: &str) -> String {
-    text.chars().take(60).collect()
-}
-
-/// One output tensor.
-#[derive(Debug)]
-pub(super) struct Output {
-    pub(super) name: &'static str,
-    pub(super) shape: Vec<usize>,
-    pub(super) values: Values,
-    pub(super) binary: bool,
-}
-
 #[derive(Serialize)]
 struct WireAnswer<'a> {
     model_name: &'a str,
@@ -231,7 +182,7 @@ struct WireOutput<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<OutputParameters>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a Values>,
+    data: Option<Written<'a>>,
 }
 
 #[derive(Serialize)]
@@ -248,21 +199,24 @@ pub(super) struct Rendered {
 }
 
 /// Writes the answer of `model`.
-pub(super) fn render(model: &str, id: Option<&str>, outputs: &[Output]) -> Rendered {
+pub(super) fn render(model: &str, form: &Form, outputs: &[Output]) -> Rendered {
+    let is_binary = |output: &Output| form.is_binary(output.name);
     let wire = outputs.iter().map(|output| {
-        let size = output.binary.then(|| OutputParameters { binary_data_size: output.values.binary_size() });
+        let binary = is_binary(output);
+        let size = binary.then(|| OutputParameters { binary_data_size: output.values.binary_size() });
         WireOutput {
             name: output.name,
             datatype: output.values.datatype(),
             shape: &output.shape,
             parameters: size,
-            data: (!output.binary).then_some(&output.values),
+            data: (!binary).then_some(Written(&output.values)),
         }
     });
+    let id = form.id.as_deref();
     let answer = WireAnswer { model_name: model, model_version: VERSION, id, outputs: wire.collect() };
     let mut body = serde_json::to_vec(&answer).expect("bug: wire types serialize");
-    let json = outputs.iter().any(|output| output.binary).then_some(body.len());
-    for output in outputs.iter().filter(|output| output.binary) {
+    let json = outputs.iter().any(is_binary).then_some(body.len());
+    for output in outputs.iter().filter(|output| is_binary(output)) {
         output.values.append_binary(&mut body);
     }
     Rendered { body, json }
@@ -274,11 +228,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::v2::tensor::Values;
 
-    fn read(json: &Value, tail: &[u8]) -> Result<Request, Failure> {
+    fn read(json: &Value, tail: &[u8]) -> Result<Asked, Failure> {
         let json = json.to_string();
         let body = Bytes::from([json.as_bytes(), tail].concat());
-        Request::read(&body, Some(json.len()))
+        Asked::read(&body, Some(json.len()))
     }
 
     fn input(parameters: &Value) -> Value {
@@ -289,7 +244,7 @@ mod tests {
     fn binary_tensors_follow_in_the_order_of_the_inputs() {
         let (two, three) = (input(&json!({"binary_data_size": 2})), input(&json!({"binary_data_size": 3})));
         let request = read(&json!({"inputs": [two, three]}), b"xxyyy").unwrap();
-        let bytes: Vec<_> = request.inputs.iter().map(|input| format!("{:?}", input.data)).collect();
+        let bytes: Vec<_> = request.request.inputs.iter().map(|input| format!("{:?}", input.data)).collect();
         assert_eq!(bytes, [r#"Binary(b"xx")"#, r#"Binary(b"yyy")"#]);
     }
 
@@ -308,33 +263,29 @@ mod tests {
         ] {
             assert_eq!(read(&json, tail).unwrap_err().status, 400, "{json}");
         }
-        assert!(Request::read(&Bytes::from_static(b"{}"), Some(3)).unwrap_err().message.contains("3"));
-        assert!(Request::read(&Bytes::from_static(b"{}"), Some(usize::MAX)).is_err());
+        assert!(Asked::read(&Bytes::from_static(b"{}"), Some(3)).unwrap_err().message.contains("3"));
+        assert!(Asked::read(&Bytes::from_static(b"{}"), Some(usize::MAX)).is_err());
     }
 
     #[test]
-    fn outputs_are_picked_in_the_order_asked_for() {
-        let request = |outputs: Value| read(&json!({"inputs": [], "outputs": outputs}), b"").unwrap();
-        let picked = |outputs| request(outputs).picked(&["p", "q"], "p");
-        let plain = |name| Picked { name, binary: false, classes: None };
-        assert_eq!(picked(json!(null)).unwrap(), [plain("p"), plain("q")]);
-        assert_eq!(picked(json!([{"name": "q"}, {"name": "p"}])).unwrap(), [plain("q"), plain("p")]);
-        let ranked = picked(json!([{"name": "p", "parameters": {"classification": 2, "x": [1]}}])).unwrap();
-        assert_eq!(ranked, [Picked { classes: Some(2), ..plain("p") }]);
-        for bad in [
-            json!([{"name": "r"}]),
-            json!([{"name": "p"}, {"name": "p"}]),
-            json!([{"name": "q", "parameters": {"classification": 1}}]),
-        ] {
-            assert!(picked(bad.clone()).is_err(), "{bad}");
-        }
+    fn outputs_are_read_with_what_they_say_of_themselves() {
+        let outputs = json!([{"name": "q", "parameters": {"classification": 2, "x": [1]}},
+            {"name": "p", "parameters": {"binary_data": true}}]);
+        let asked = read(&json!({"inputs": [], "outputs": outputs}), b"").unwrap();
+        let wanted: Vec<_> =
+            asked.request.wanted.iter().map(|output| (output.name.as_str(), output.classification)).collect();
+        assert_eq!(wanted, [("q", 2), ("p", 0)]);
+        assert_eq!((asked.form.is_binary("p"), asked.form.is_binary("q")), (true, false));
+        let region = json!([{"name": "p", "parameters": {"shared_memory_region": "r"}}]);
+        assert_eq!(read(&json!({"inputs": [], "outputs": region}), b"").unwrap_err().status, 400);
     }
 
     #[test]
     fn an_answer_carries_numbers_flat_or_behind_the_json() {
         let values = || Values::Fp32(vec![0.5, 0.25]);
-        let output = |name, binary| Output { name, shape: vec![1, 2], values: values(), binary };
-        let rendered = render("m", Some("7"), &[output("p", true), output("q", false)]);
+        let output = |name| Output { name, shape: vec![1, 2], values: values() };
+        let form = Form { id: Some("7".to_owned()), binary: false, said: vec![("p".to_owned(), true)] };
+        let rendered = render("m", &form, &[output("p"), output("q")]);
         let json = rendered.json.unwrap();
         let head: Value = serde_json::from_slice(&rendered.body[..json]).unwrap();
         assert_eq!(head["id"], "7");
@@ -344,13 +295,13 @@ mod tests {
             (None, &json!([0.5, 0.25]))
         );
         assert_eq!(&rendered.body[json..], [0.5f32.to_le_bytes(), 0.25f32.to_le_bytes()].concat());
-        assert_eq!(render("m", None, &[output("q", false)]).json, None);
+        assert_eq!(render("m", &Form::default(), &[output("q")]).json, None);
     }
 
     proptest! {
         #[test]
         fn any_body_is_survived(body: Vec<u8>, json: Option<usize>) {
-            let _ = Request::read(&body.into(), json);
+            let _ = Asked::read(&body.into(), json);
         }
     }
 }

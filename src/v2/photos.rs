@@ -4,22 +4,22 @@
 use bytes::Bytes;
 
 use super::{
-    super::{base64_image, reply::Failure},
+    Error, Input, Output, Received, Scored,
     feed::feed,
-    infer::{Received, Scored, check_size},
+    infer::check_size,
     metadata::Tensor,
+    request::short,
     tensor::{Values, ranked},
-    wire::{Input, Output, short},
 };
 use crate::{
     batch::Terms,
     error::ScoreError,
-    image::Prepared,
+    image::{Prepared, base64},
     service::{Photo, PhotoSeat, Photos, photos::Classified},
     vision::{INPUT_SIZE, Labels, Prediction},
 };
 
-/// Encoded photos, BYTES; in JSON as base64.
+/// Encoded photos, BYTES; as base64 where they come as text.
 pub(super) const IMAGE: &str = "image";
 
 /// Pixels, UINT8 `[n, 224, 224, 3]`, red first, as the network is fed before normalisation.
@@ -60,7 +60,7 @@ pub(super) async fn score(
     gate: (PhotoSeat, &Terms),
     received: Received,
     most: usize,
-) -> Result<Scored, Failure> {
+) -> Result<Scored, Error> {
     let Received { request, terms, .. } = received;
     let picked = request.picked(&[PROBABILITIES], PROBABILITIES)?;
     let ranked = picked[0].classes.map(|classes| classes.min(photos.labels.len()));
@@ -80,15 +80,14 @@ pub(super) async fn score(
     };
     let rows = feed(photos, gate, terms, items, most, run).await?;
     let (rows, timelines): (Vec<_>, _) = rows.into_iter().unzip();
-    let output =
-        Output { name: PROBABILITIES, shape, values: Values::concat(rows), binary: picked[0].binary };
+    let output = Output { name: PROBABILITIES, shape, values: Values::concat(rows) };
     Ok(Scored { outputs: vec![output], timelines })
 }
 
 /// The photos of a request, from the one input that it has.
-fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Failure> {
+fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
     let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
-        Failure::invalid(format!("expected one input, `{IMAGE}` or `{PIXELS}`; found {}", inputs.len()))
+        Error::invalid(format!("expected one input, `{IMAGE}` or `{PIXELS}`; found {}", inputs.len()))
     })?;
     let [input] = one;
     match input.name.as_str() {
@@ -104,14 +103,14 @@ fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Failure> {
         }
         other => {
             let other = short(other);
-            Err(Failure::invalid(format!("unknown input `{other}`; known: `{IMAGE}`, `{PIXELS}`")))
+            Err(Error::invalid(format!("unknown input `{other}`; known: `{IMAGE}`, `{PIXELS}`")))
         }
     }
 }
 
-fn from_base64(text: String) -> Result<Bytes, Failure> {
-    let decoded = base64_image::decode(&text).map(Bytes::from);
-    decoded.ok_or_else(|| Failure::invalid(format!("`{IMAGE}` in JSON is base64; this is not")))
+fn from_base64(text: String) -> Result<Bytes, Error> {
+    let decoded = base64::decode(&text).map(Bytes::from);
+    decoded.ok_or_else(|| Error::invalid(format!("`{IMAGE}` as text is base64; this is not")))
 }
 
 async fn classify(

@@ -22,22 +22,32 @@ pub struct Statistics {
 
 /// The counts of one model.
 #[derive(Debug, Default)]
-pub(super) struct Counts(Mutex<Totals>);
+pub struct Counts(Mutex<Totals>);
 
 /// Where one answered request's time went.
-pub(super) struct Measured {
+pub struct Measured {
     /// From body to tensors.
-    pub(super) parsing: Duration,
+    pub parsing: Duration,
     /// From scores to body.
-    pub(super) writing: Duration,
+    pub writing: Duration,
     /// One an element of its batch.
-    pub(super) timelines: Vec<Timeline>,
+    pub timelines: Vec<Timeline>,
 }
 
+impl Measured {
+    /// The longest of each stage.
+    pub fn longest(&self) -> Timeline {
+        self.timelines.iter().copied().reduce(Timeline::longest).unwrap_or_default()
+    }
+}
+
+/// How often something happened, and how long it took in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-struct Span {
-    count: u64,
-    ns: u64,
+pub struct Span {
+    /// How often.
+    pub count: u64,
+    /// Nanoseconds in all.
+    pub ns: u64,
 }
 
 impl Span {
@@ -53,20 +63,23 @@ fn nanoseconds(took: Duration) -> u64 {
 
 /// Requests: each stage is the longest among the elements of the request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-struct Requests {
-    success: Span,
-    fail: Span,
+pub struct Requests {
+    /// Answered.
+    pub success: Span,
+    /// Got an error.
+    pub fail: Span,
     /// Waiting for an executor, or with it for company.
-    queue: Span,
+    pub queue: Span,
     /// From body to tensors, and decoding.
-    compute_input: Span,
-    compute_infer: Span,
+    pub compute_input: Span,
+    /// In the executor.
+    pub compute_infer: Span,
     /// From scores to body.
-    compute_output: Span,
+    pub compute_output: Span,
     /// Photos that shared the execution of an identical one in flight; how long that execution took.
-    cache_hit: Span,
+    pub cache_hit: Span,
     /// Photos that were executed for this protocol; how long that took.
-    cache_miss: Span,
+    pub cache_miss: Span,
 }
 
 /// Jobs of this protocol that ran in batches of one size, whoever else was in them.
@@ -96,38 +109,44 @@ struct Totals {
     last: Option<SystemTime>,
 }
 
-#[derive(Serialize)]
-struct WireBatch {
-    batch_size: usize,
-    compute_input: Span,
-    compute_infer: Span,
-    compute_output: Span,
+/// Executions of one size.
+#[derive(Debug, Serialize)]
+pub struct Batch {
+    /// Jobs in one.
+    pub batch_size: usize,
+    /// Before the executor.
+    pub compute_input: Span,
+    /// In it.
+    pub compute_infer: Span,
+    /// After it.
+    pub compute_output: Span,
 }
 
-#[derive(Serialize)]
-struct WireModel<'a> {
-    name: &'a str,
-    version: &'a str,
+/// What one model has done since the start, under the protocol's names.
+#[derive(Debug, Serialize)]
+pub struct ModelStatistics {
+    /// The model's name.
+    pub name: String,
+    /// The model's version.
+    pub version: &'static str,
     /// Milliseconds since 1970; 0 before the first.
-    last_inference: u64,
-    inference_count: u64,
-    execution_count: u64,
-    inference_stats: Requests,
+    pub last_inference: u64,
+    /// Elements of requests that were answered.
+    pub inference_count: u64,
+    /// Batches that they were executed in.
+    pub execution_count: u64,
+    /// Request by request.
+    pub inference_stats: Requests,
     /// Only models that answer a request several times have any.
-    response_stats: BTreeMap<String, Span>,
-    batch_stats: Vec<WireBatch>,
-}
-
-/// The answer of the statistics endpoints.
-#[derive(Serialize)]
-pub(super) struct WireStatistics<'a> {
-    model_stats: Vec<WireModel<'a>>,
+    pub response_stats: BTreeMap<String, Span>,
+    /// By size.
+    pub batch_stats: Vec<Batch>,
 }
 
 impl Totals {
     fn add(&mut self, took: Duration, measured: &Measured) {
         let Measured { parsing, writing, timelines } = measured;
-        let longest = timelines.iter().copied().reduce(Timeline::longest).unwrap_or_default();
+        let longest = measured.longest();
         self.requests.success.add(took);
         self.requests.queue.add(longest.queue + longest.batch_wait);
         self.requests.compute_input.add(*parsing + longest.decode);
@@ -154,11 +173,11 @@ impl Totals {
         self.batches.iter().map(|(size, jobs)| jobs.executions(*size)).sum::<f64>().ceil() as u64
     }
 
-    fn batches(&self) -> Vec<WireBatch> {
+    fn batches(&self) -> Vec<Batch> {
         let batch = |(&size, jobs): (&usize, &Jobs)| {
             let count = jobs.executions(size).ceil() as u64;
             let span = |total: Duration| Span { count, ns: nanoseconds(total) };
-            WireBatch {
+            Batch {
                 batch_size: size,
                 compute_input: span(jobs.input),
                 compute_infer: span(jobs.execute / size as u32),
@@ -171,22 +190,22 @@ impl Totals {
 
 impl Counts {
     /// Counts a request that was answered, `took` after its head.
-    pub(super) fn succeeded(&self, took: Duration, measured: &Measured) {
+    pub fn succeeded(&self, took: Duration, measured: &Measured) {
         let mut totals = self.0.lock();
         totals.add(took, measured);
         totals.last = Some(SystemTime::now());
     }
 
     /// Counts a request that got an error, `took` after its head.
-    pub(super) fn failed(&self, took: Duration) {
+    pub fn failed(&self, took: Duration) {
         self.0.lock().requests.fail.add(took);
     }
 
-    fn wire<'a>(&self, name: &'a str) -> WireModel<'a> {
+    fn of(&self, name: &str) -> ModelStatistics {
         let totals = self.0.lock();
         let since_1970 = totals.last.and_then(|last| last.duration_since(UNIX_EPOCH).ok());
-        WireModel {
-            name,
+        ModelStatistics {
+            name: name.to_owned(),
             version: VERSION,
             last_inference: since_1970.map_or(0, |since| since.as_millis() as u64),
             inference_count: totals.inferences,
@@ -200,17 +219,16 @@ impl Counts {
 
 impl Statistics {
     /// Where requests to `model` are counted.
-    pub(super) fn of_model(&self, model: &Model) -> &Counts {
+    pub fn of_model(&self, model: &Model) -> &Counts {
         match model {
             Model::Photos(_) => &self.photos,
             Model::Questions(_) => &self.questions,
         }
     }
 
-    /// The statistics of `models`.
-    pub(super) fn of<'a>(&self, models: &'a [Model]) -> WireStatistics<'a> {
-        let model_stats = models.iter().map(|model| self.of_model(model).wire(model.name())).collect();
-        WireStatistics { model_stats }
+    /// What `models` have done.
+    pub fn of(&self, models: &[Model]) -> Vec<ModelStatistics> {
+        models.iter().map(|model| self.of_model(model).of(model.name())).collect()
     }
 }
 
@@ -233,7 +251,7 @@ mod tests {
         let three = vec![ran(2, 10), ran(2, 10), ran(1, 7)];
         counts.succeeded(Duration::from_nanos(200), &measured(three));
         counts.failed(Duration::from_nanos(9));
-        let wire = counts.wire("m");
+        let wire = counts.of("m");
         assert_eq!((wire.inference_count, wire.execution_count), (3, 2));
         let stats = wire.inference_stats;
         assert_eq!(stats.success, Span { count: 1, ns: 200 });
@@ -252,7 +270,7 @@ mod tests {
         let counts = Counts::default();
         let shared = Timeline { shared: true, ..ran(4, 10) };
         counts.succeeded(Duration::from_nanos(20), &measured(vec![shared]));
-        let wire = counts.wire("m");
+        let wire = counts.of("m");
         assert_eq!((wire.inference_count, wire.execution_count), (1, 0));
         assert_eq!(wire.inference_stats.cache_hit, Span { count: 1, ns: 10 });
         assert_eq!(wire.inference_stats.cache_miss, Span::default());

@@ -1,18 +1,17 @@
 //! The FAQ's tensors: `question` in; the probability of each original, how likely it is that any is asked, and the best one
 //! with its number, its text and its answer out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::StatusCode;
 
 use super::{
-    super::reply::Failure,
+    Error, Input, Kind, Output, Received, Scored,
     feed::feed,
-    infer::{Received, Scored, check_size},
+    infer::check_size,
     metadata::Tensor,
+    request::{Picked, short},
     tensor::{Values, ranked},
-    wire::{Input, Output, Picked, short},
 };
 use crate::{
     batch::{Seat, Terms},
@@ -68,7 +67,7 @@ pub(super) async fn score(
     gate: (Seat<Answerer>, &Terms),
     received: Received,
     most: usize,
-) -> Result<Scored, Failure> {
+) -> Result<Scored, Error> {
     let Received { request, terms, .. } = received;
     let picked = request.picked(&OUTPUTS, PROBABILITIES)?;
     let texts = texts(request.inputs)?;
@@ -99,20 +98,20 @@ fn matches_needed(picked: &[Picked]) -> Option<usize> {
 }
 
 /// The questions of a request.
-fn texts(inputs: Vec<Input>) -> Result<Vec<String>, Failure> {
+fn texts(inputs: Vec<Input>) -> Result<Vec<String>, Error> {
     let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
-        Failure::invalid(format!("expected one input, `{QUESTION}`; found {}", inputs.len()))
+        Error::invalid(format!("expected one input, `{QUESTION}`; found {}", inputs.len()))
     })?;
     let [input] = one;
     if input.name != QUESTION {
         let message = format!("unknown input `{}`; known: `{QUESTION}`", short(&input.name));
-        return Err(Failure::invalid(message));
+        return Err(Error::invalid(message));
     }
     let count = input.batch("BYTES", &[1])?;
     let elements = input.into_elements(count, |text| Ok(Bytes::from(text)))?;
     let text = |bytes: Bytes| {
         String::from_utf8(bytes.into())
-            .map_err(|_invalid| Failure::invalid(format!("`{QUESTION}` is not UTF-8")))
+            .map_err(|_invalid| Error::invalid(format!("`{QUESTION}` is not UTF-8")))
     };
     elements.into_iter().map(text).collect()
 }
@@ -148,16 +147,19 @@ fn outputs_of(picked: &[Picked], rows: Vec<Row>) -> Vec<Output> {
         let column = rows.iter_mut().map(|row| row.next().expect("bug: a row has a value of each output"));
         let values = Values::concat(column.collect());
         let shape = vec![count, values.len() / count];
-        Output { name: output.name, shape, values, binary: output.binary }
+        Output { name: output.name, shape, values }
     };
     picked.iter().map(output).collect()
 }
 
 /// The rows of one answer cannot be of two models, whose originals differ.
-fn replaced() -> Failure {
-    let message = "the FAQ was replaced while this request was answered; send it again";
-    let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "replaced", message);
-    Failure { retry_after: Some(std::time::Duration::from_secs(1)), ..failure }
+fn replaced() -> Error {
+    Error::Refused {
+        kind: Kind::Unavailable,
+        code: "replaced",
+        message: "the FAQ was replaced while this request was answered; send it again".to_owned(),
+        retry_after: Some(Duration::from_secs(1)),
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +168,7 @@ mod tests {
 
     #[test]
     fn only_as_many_matches_are_asked_for_as_the_outputs_need() {
-        let picked = |name, classes| Picked { name, binary: false, classes };
+        let picked = |name, classes| Picked { name, classes };
         assert_eq!(matches_needed(&[picked(ID, None), picked(SCOPE, None)]), Some(1));
         assert_eq!(matches_needed(&[picked(PROBABILITIES, Some(4)), picked(ID, None)]), Some(4));
         assert_eq!(matches_needed(&[picked(PROBABILITIES, None), picked(ID, None)]), None);

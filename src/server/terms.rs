@@ -1,8 +1,7 @@
 //! What a request asks of the scheduler, read off its headers: `x-convoy-deadline-ms`, `grpc-timeout`,
 //! `x-convoy-priority`, and whose it is.
 //!
-//! Limits and defaults are configuration's; bodies may shorten the deadline further with the V2 protocol's
-//! `parameters.timeout`, in microseconds.
+//! Limits and defaults are configuration's; what bodies may say in addition is their protocols'.
 
 use std::{
     hash::RandomState,
@@ -10,10 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::{HeaderMap, header::HeaderName};
-use serde::Deserialize;
+use http::{HeaderMap, HeaderName};
 
-use super::reply::Failure;
 use crate::{
     batch::{Class, Client, Terms},
     config::{ClientsConfig, HttpConfig},
@@ -27,6 +24,17 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// `interactive` (the default) or `batch`.
 pub const PRIORITY: HeaderName = HeaderName::from_static("x-convoy-priority");
+
+/// A header that does not say what it must.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadHeader {
+    /// Not a time, or none above zero.
+    #[error("`{0}` is not a time above zero")]
+    Time(HeaderName),
+    /// Not a priority.
+    #[error("`{0}` must be interactive or batch")]
+    Priority(HeaderName),
+}
 
 /// How clients are told apart.
 #[derive(Debug)]
@@ -57,33 +65,29 @@ impl Clients {
 /// The terms of a request whose head arrived at `arrived` from `peer`.
 ///
 /// # Errors
-/// 400 with the header named.
+/// The header that is at fault.
 pub fn of(
     headers: &HeaderMap,
     peer: IpAddr,
     arrived: Instant,
     limits: &HttpConfig,
     clients: &Clients,
-) -> Result<Terms, Failure> {
-    let asked = [(DEADLINE, parse_millis as Parse), (GRPC_TIMEOUT, parse_grpc as Parse)];
-    let mut wait = limits.deadline;
-    if let Some(shortest) = asked
-        .iter()
-        .filter_map(|(name, parse)| timeout(headers, name, *parse))
-        .min_by_key(|outcome| outcome.as_ref().ok().copied().unwrap_or_default())
-    {
-        wait = shortest?.min(limits.max_deadline);
-    }
+) -> Result<Terms, BadHeader> {
+    let asked = [timeout(headers, &DEADLINE)?, timeout(headers, &GRPC_TIMEOUT)?];
+    let wait =
+        asked.into_iter().flatten().min().map_or(limits.deadline, |wait| wait.min(limits.max_deadline));
     Ok(Terms { deadline: arrived + wait, class: class(headers)?, client: clients.of(headers, peer) })
 }
 
-/// Reads a header's value as a time.
-type Parse = fn(&str) -> Option<Duration>;
-
-fn timeout(headers: &HeaderMap, name: &HeaderName, parse: Parse) -> Option<Result<Duration, Failure>> {
-    let value = headers.get(name)?;
+/// How long the header `name`, [`DEADLINE`] or [`GRPC_TIMEOUT`], gives the request, if it is there.
+///
+/// # Errors
+/// It is not a time above zero.
+pub fn timeout(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Duration>, BadHeader> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let parse = if *name == DEADLINE { parse_millis } else { parse_grpc };
     let parsed = value.to_str().ok().and_then(parse).filter(|wait| !wait.is_zero());
-    Some(parsed.ok_or_else(|| Failure::invalid(format!("`{name}` is not a time above zero"))))
+    parsed.map(Some).ok_or_else(|| BadHeader::Time(name.clone()))
 }
 
 fn parse_millis(value: &str) -> Option<Duration> {
@@ -107,27 +111,11 @@ fn parse_grpc(value: &str) -> Option<Duration> {
     }
 }
 
-fn class(headers: &HeaderMap) -> Result<Class, Failure> {
+fn class(headers: &HeaderMap) -> Result<Class, BadHeader> {
     match headers.get(PRIORITY).map(|value| value.as_bytes()) {
         None | Some(b"interactive") => Ok(Class::Interactive),
         Some(b"batch") => Ok(Class::Batch),
-        Some(_) => Err(Failure::invalid(format!("`{PRIORITY}` must be interactive or batch"))),
-    }
-}
-
-/// What a JSON body may say of its request, in the words of the V2 protocol.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-pub struct Parameters {
-    /// Microseconds until the answer is worth nothing; 0 says nothing.
-    pub timeout: Option<u64>,
-}
-
-impl Parameters {
-    /// The earlier deadline that the body asks for, if it does.
-    pub fn tightened(self, terms: &Terms, arrived: Instant) -> Option<Terms> {
-        let wait = self.timeout.filter(|micros| *micros > 0).map(Duration::from_micros)?;
-        let deadline = arrived.checked_add(wait)?;
-        (deadline < terms.deadline).then_some(Terms { deadline, ..*terms })
+        Some(_) => Err(BadHeader::Priority(PRIORITY)),
     }
 }
 
@@ -135,7 +123,7 @@ impl Parameters {
 mod tests {
     use std::collections::HashMap;
 
-    use hyper::header::HeaderValue;
+    use http::HeaderValue;
 
     use super::*;
 
@@ -156,7 +144,7 @@ mod tests {
         Clients::new(ClientsConfig { header: Some(HeaderName::from_static("x-client").to_string()), weights })
     }
 
-    fn read(headers: &[(&'static str, &'static str)]) -> Result<Duration, Failure> {
+    fn read(headers: &[(&'static str, &'static str)]) -> Result<Duration, BadHeader> {
         let arrived = Instant::now();
         let headers = headers
             .iter()
@@ -191,7 +179,7 @@ mod tests {
             ("x-convoy-priority", "high"),
         ] {
             let failure = read(&[(name, value)]).unwrap_err();
-            assert!(failure.message.contains(name), "{name}: {value}: {}", failure.message);
+            assert!(failure.to_string().contains(name), "{name}: {value}: {failure}");
         }
         let one_bad = [("grpc-timeout", "1S"), ("x-convoy-deadline-ms", "x")];
         assert!(read(&one_bad).is_err());
@@ -207,17 +195,5 @@ mod tests {
         assert_eq!(clients.of(&named("gold"), a), clients.of(&named("gold"), b));
         assert_ne!(clients.of(&named("gold"), a), clients.of(&named("tin"), a));
         assert_ne!(clients.of(&HeaderMap::new(), a), clients.of(&HeaderMap::new(), b));
-    }
-
-    #[test]
-    fn a_body_can_only_shorten_the_deadline() {
-        let now = Instant::now();
-        let terms = Terms::by(now + Duration::from_secs(1));
-        let asked = |timeout| Parameters { timeout }.tightened(&terms, now).map(|terms| terms.deadline - now);
-        assert_eq!(asked(Some(5_000)), Some(Duration::from_millis(5)));
-        assert_eq!(
-            (asked(None), asked(Some(0)), asked(Some(9_000_000)), asked(Some(u64::MAX))),
-            (None, None, None, None)
-        );
     }
 }

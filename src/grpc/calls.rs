@@ -1,0 +1,416 @@
+//! Which handler a call goes to, how much of the server it may take, and what is counted and logged about it.
+//!
+//! A message is only read once there is a place for it, and there are as many places as seats; streams have places of their
+//! own, each for the one message it is reading.
+
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use http_body::{Frame, SizeHint};
+use hyper::{HeaderMap, Request, Response, body::Incoming};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Sleep, sleep_until, timeout_at},
+};
+use tonic::{Code, Status, body::Body, codegen::Service};
+use tonic_health::pb::health_server::{self, HealthServer};
+
+use super::{
+    health::Health,
+    inference::{Ask, Inference},
+    proto::{
+        DESCRIPTORS,
+        grpc_inference_service_server::{self, GrpcInferenceServiceServer},
+    },
+    status,
+};
+use crate::{
+    metrics::Metrics,
+    server::{
+        Context, WARNING,
+        terms::{self, DEADLINE, GRPC_TIMEOUT},
+    },
+    service::photos::RANDOM_WEIGHTS,
+};
+
+/// Most bytes of a message that holds no tensors.
+const SMALL: usize = 64 << 10;
+
+/// Streams open at once, of all clients.
+const STREAMS: usize = 1024;
+
+/// When a call that found no place may come again.
+const PLACE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Scoring tells by itself that a deadline has passed; what else takes longer than this beyond it is cut.
+const SLACK: Duration = Duration::from_millis(50);
+
+/// The end of a stream that has none.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
+
+/// Methods that are neither scoring nor a stream.
+const PLAIN: [&str; 8] = [
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+];
+
+/// Methods that take as long as reading a model's files does.
+const SLOW: [&str; 2] = ["RepositoryModelLoad", "RepositoryModelUnload"];
+
+/// What kind of call it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One small message and an answer at once.
+    Plain,
+    /// As `Plain`, in its own time.
+    Slow,
+    /// One message of any size, scored.
+    Infer,
+    /// One message of any size after another.
+    InferStream,
+    /// `Check` of `grpc.health.v1`.
+    Health,
+    /// `Watch` of `grpc.health.v1`.
+    HealthWatch,
+    /// Server reflection.
+    Reflection,
+    /// Server reflection under its former name.
+    ReflectionAlpha,
+    /// Nothing that is served.
+    Unknown,
+}
+
+impl Kind {
+    fn streams(self) -> bool {
+        matches!(self, Self::InferStream | Self::HealthWatch | Self::Reflection | Self::ReflectionAlpha)
+    }
+}
+
+/// The kind of the call to `path`, and its value in the `method` label.
+fn route(path: &str) -> (Kind, &'static str) {
+    let unknown = (Kind::Unknown, "unknown");
+    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
+        return unknown;
+    };
+    let known = |names: &[&'static str]| names.iter().find(|name| **name == method).copied();
+    match (service, method) {
+        (grpc_inference_service_server::SERVICE_NAME, "ModelInfer") => (Kind::Infer, "ModelInfer"),
+        (grpc_inference_service_server::SERVICE_NAME, "ModelStreamInfer") => {
+            (Kind::InferStream, "ModelStreamInfer")
+        }
+        (grpc_inference_service_server::SERVICE_NAME, _) => {
+            let plain = known(&PLAIN).map(|name| (Kind::Plain, name));
+            plain.or_else(|| known(&SLOW).map(|name| (Kind::Slow, name))).unwrap_or(unknown)
+        }
+        (health_server::SERVICE_NAME, "Check") => (Kind::Health, "HealthCheck"),
+        (health_server::SERVICE_NAME, "Watch") => (Kind::HealthWatch, "HealthWatch"),
+        (REFLECTION, "ServerReflectionInfo") => (Kind::Reflection, "ServerReflectionInfo"),
+        (REFLECTION_ALPHA, "ServerReflectionInfo") => (Kind::ReflectionAlpha, "ServerReflectionInfo"),
+        _ => unknown,
+    }
+}
+
+type Handler = Box<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+
+fn handler<S>(service: S) -> Handler
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    Box::new(move |request| {
+        let mut service = service.clone();
+        async move {
+            match service.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        .boxed()
+    })
+}
+
+/// Answers calls.
+pub(super) struct Calls {
+    context: Arc<Context>,
+    closing: watch::Receiver<bool>,
+    /// Of messages that are under way.
+    places: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    plain: Handler,
+    infer: Handler,
+    health: Handler,
+    reflection: Handler,
+    reflection_alpha: Handler,
+}
+
+impl Calls {
+    /// Streams end when `closing` turns true.
+    pub(super) fn new(context: Arc<Context>, closing: &watch::Sender<bool>) -> Self {
+        let closing = closing.subscribe();
+        let places = Arc::new(Semaphore::new(context.services.seats().max(1)));
+        let inference = Inference { context: context.clone(), places: places.clone() };
+        let health = Health { context: context.clone(), closing: closing.clone() };
+        let server = || GrpcInferenceServiceServer::new(inference.clone());
+        let described = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let bug = "bug: the descriptors were made by the compiler of protobuf";
+        let reflection = described().build_v1().expect(bug).max_decoding_message_size(SMALL);
+        let reflection_alpha = described().build_v1alpha().expect(bug).max_decoding_message_size(SMALL);
+        Self {
+            plain: handler(server().max_decoding_message_size(SMALL)),
+            infer: handler(server().max_decoding_message_size(context.limits.max_body)),
+            health: handler(HealthServer::new(health).max_decoding_message_size(SMALL)),
+            reflection: handler(reflection),
+            reflection_alpha: handler(reflection_alpha),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            places,
+            closing,
+            context,
+        }
+    }
+
+    /// Answers one call: finds its handler, contains a panic, times, counts and logs what came of it.
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Ending> {
+        let arrived = Instant::now();
+        let (kind, method) = route(request.uri().path());
+        let metrics = self.context.metrics.clone();
+        let mut count = Count { method, arrived, metrics, status: Code::Cancelled };
+        let handled = AssertUnwindSafe(self.handle(kind, request, peer, arrived)).catch_unwind().await;
+        let handled = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(status::panicked()));
+        let (mut response, bounds) = handled.unwrap_or_else(|status| (status.into_http(), Bounds::default()));
+        if self.context.services.photos().is_ok_and(|photos| photos.model.random) {
+            response.headers_mut().insert(WARNING, http::HeaderValue::from_static(RANDOM_WEIGHTS));
+        }
+        count.see(response.headers());
+        response.map(|body| Ending { body: Some(body), count, bounds })
+    }
+
+    async fn handle(
+        &self,
+        kind: Kind,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        arrived: Instant,
+    ) -> Result<(Response<Body>, Bounds), Status> {
+        let Context { limits, clients, .. } = &*self.context;
+        let headers = request.headers();
+        let bad = |error: terms::BadHeader| Status::invalid_argument(error.to_string());
+        let mut terms = terms::of(headers, peer, arrived, limits, clients).map_err(bad)?;
+        let asked = terms::timeout(headers, &GRPC_TIMEOUT).map_err(bad)?;
+        let each = terms::timeout(headers, &DEADLINE).map_err(bad)?;
+        let each = each.map_or(limits.deadline, |each| each.min(limits.max_deadline));
+        let end = asked.map(|asked| arrived + asked);
+        if kind.streams() {
+            terms.deadline = end.unwrap_or(arrived + FAR);
+            let bounds = Bounds {
+                end: end.map(|end| Box::pin(sleep_until(end.into()))),
+                _place: Some(place(&self.streams, "streams")?),
+            };
+            let ask = Ask { arrived, terms, each };
+            let request = with_ask(request, ask, |body| Body::new(Until::new(body, self.closing.clone())));
+            return Ok((self.handler(kind)(request).await, bounds));
+        }
+        let ask = Ask { arrived, terms, each };
+        let request = with_ask(request, ask, Body::new);
+        let (end, _place) = match kind {
+            Kind::Unknown => return Err(unimplemented(request.uri().path())),
+            Kind::Slow => (end, None),
+            Kind::Infer => (Some(terms.deadline + SLACK), Some(place(&self.places, "requests")?)),
+            _ => (Some(terms.deadline + SLACK), None),
+        };
+        let answered = self.handler(kind)(request);
+        let response = match end {
+            Some(end) => timeout_at(end.into(), answered).await.map_err(|_elapsed| late())?,
+            None => answered.await,
+        };
+        Ok((response, Bounds::default()))
+    }
+
+    fn handler(&self, kind: Kind) -> &Handler {
+        match kind {
+            Kind::Infer | Kind::InferStream => &self.infer,
+            Kind::Health | Kind::HealthWatch => &self.health,
+            Kind::Reflection => &self.reflection,
+            Kind::ReflectionAlpha => &self.reflection_alpha,
+            Kind::Plain | Kind::Slow | Kind::Unknown => &self.plain,
+        }
+    }
+}
+
+fn with_ask(request: Request<Incoming>, ask: Ask, body: impl FnOnce(Incoming) -> Body) -> Request<Body> {
+    let mut request = request.map(body);
+    request.extensions_mut().insert(ask);
+    request
+}
+
+fn place(places: &Arc<Semaphore>, of: &str) -> Result<OwnedSemaphorePermit, Status> {
+    places.clone().try_acquire_owned().map_err(|_full| {
+        let message = format!("the server is full: as many {of} as it takes are under way");
+        status::with_retry(Code::ResourceExhausted, message, Some(PLACE_AGAIN))
+    })
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("the answer was not ready before the call's deadline")
+}
+
+fn unimplemented(path: &str) -> Status {
+    let path: String = path.chars().take(100).collect();
+    Status::unimplemented(format!("there is no method {path}; server reflection lists those there are"))
+}
+
+/// A request's body until the port closes: what comes after that is not read.
+struct Until {
+    body: Incoming,
+    closing: BoxFuture<'static, ()>,
+}
+
+impl Until {
+    fn new(body: Incoming, mut closing: watch::Receiver<bool>) -> Self {
+        let closed = async move {
+            let _or_the_port_is_gone = closing.wait_for(|closing| *closing).await;
+        };
+        Self { body, closing: closed.boxed() }
+    }
+}
+
+impl http_body::Body for Until {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.closing.poll_unpin(task) {
+            Poll::Ready(()) => {
+                self.closing = std::future::ready(()).boxed();
+                Poll::Ready(None)
+            }
+            Poll::Pending => Pin::new(&mut self.body).poll_frame(task),
+        }
+    }
+}
+
+/// What a streamed answer may take.
+#[derive(Default)]
+struct Bounds {
+    end: Option<Pin<Box<Sleep>>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer's body that ends at the call's deadline, and that counts the call when it has ended, however it ends.
+pub(super) struct Ending {
+    body: Option<Body>,
+    count: Count,
+    bounds: Bounds,
+}
+
+impl http_body::Body for Ending {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, count, bounds } = &mut *self;
+        let Some(inner) = body else { return Poll::Ready(None) };
+        if bounds.end.as_mut().is_some_and(|end| end.as_mut().poll(task).is_ready()) {
+            *body = None;
+            let mut trailers = HeaderMap::new();
+            let written = late().add_header(&mut trailers);
+            count.see(&trailers);
+            return Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))));
+        }
+        let frame = Pin::new(inner).poll_frame(task);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            count.see(trailers);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, |body| body.size_hint())
+    }
+}
+
+/// Counts a call when it has ended; as cancelled where no status was sent.
+struct Count {
+    method: &'static str,
+    arrived: Instant,
+    metrics: Arc<Metrics>,
+    status: Code,
+}
+
+impl Count {
+    /// Remembers the status, if `headers` have one.
+    fn see(&mut self, headers: &HeaderMap) {
+        if let Some(status) = Status::from_header_map(headers) {
+            self.status = status.code();
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let took = self.arrived.elapsed();
+        let (method, status, ms) = (self.method, status::name(self.status), took.as_secs_f64() * 1e3);
+        self.metrics.called(method, status, took);
+        tracing::info!(target: "access", method, status, ms);
+        if matches!(self.status, Code::Internal | Code::Unknown | Code::DataLoss) {
+            tracing::warn!(method, status, ms, "call failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_methods() {
+        for (path, expected) in [
+            ("/inference.GRPCInferenceService/ModelInfer", (Kind::Infer, "ModelInfer")),
+            ("/inference.GRPCInferenceService/ServerLive", (Kind::Plain, "ServerLive")),
+            ("/inference.GRPCInferenceService/RepositoryModelLoad", (Kind::Slow, "RepositoryModelLoad")),
+            ("/inference.GRPCInferenceService/TraceSetting", (Kind::Unknown, "unknown")),
+            ("/grpc.health.v1.Health/Check", (Kind::Health, "HealthCheck")),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                (Kind::Reflection, "ServerReflectionInfo"),
+            ),
+            ("/", (Kind::Unknown, "unknown")),
+            ("ModelInfer", (Kind::Unknown, "unknown")),
+        ] {
+            assert_eq!(route(path), expected, "{path}");
+        }
+    }
+}

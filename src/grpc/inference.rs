@@ -1,0 +1,284 @@
+//! The V2 protocol's service: each method from its message to [`crate::v2`] and back.
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    describe, message,
+    proto::{
+        ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+        ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+        ModelStatisticsResponse, ModelStreamInferResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+        RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+        RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+        ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        grpc_inference_service_server::GrpcInferenceService, repository_index_response::ModelIndex,
+    },
+    status,
+};
+use crate::{
+    batch::Terms,
+    server::Context,
+    v2::{Error, Model, Place, Received, infer::off_runtime, repository, statistics::Measured},
+};
+
+/// Requests of one stream that are under way at once.
+const STREAM_REQUESTS: usize = 16;
+
+/// Says of an answer in a stream that no other follows to the same request.
+const FINAL: &str = "triton_final_response";
+
+/// What a call's head asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    /// When the head was there.
+    pub(super) arrived: Instant,
+    /// By when, how urgently, on whose account.
+    pub(super) terms: Terms,
+    /// How long each request of a stream may take, from its own arrival.
+    pub(super) each: Duration,
+}
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Inference {
+    pub(super) context: Arc<Context>,
+    /// Places of messages that are under way.
+    pub(super) places: Arc<Semaphore>,
+}
+
+impl Inference {
+    fn model(&self, name: &str, version: &str) -> Result<Model, Status> {
+        Model::find(&self.context.services, name, given(version)).map_err(|error| status::of(&error))
+    }
+
+    /// A place that operators may change.
+    fn changeable(&self, name: &str) -> Result<Place<'_>, Error> {
+        repository::check_admin(self.context.limits.admin)?;
+        Place::find(&self.context.services, name, None)
+    }
+
+    /// Scores one request and counts it.
+    async fn infer(
+        &self,
+        message: ModelInferRequest,
+        terms: &Terms,
+        arrived: Instant,
+    ) -> Result<ModelInferResponse, Error> {
+        let model = Model::find(&self.context.services, &message.model_name, given(&message.model_version))?;
+        let counted = self.context.statistics.of_model(&model);
+        match self.score(&model, message, terms, arrived).await {
+            Ok((answer, measured)) => {
+                counted.succeeded(arrived.elapsed(), &measured);
+                Ok(answer)
+            }
+            Err(error) => {
+                counted.failed(arrived.elapsed());
+                Err(error)
+            }
+        }
+    }
+
+    async fn score(
+        &self,
+        model: &Model,
+        mut message: ModelInferRequest,
+        terms: &Terms,
+        arrived: Instant,
+    ) -> Result<(ModelInferResponse, Measured), Error> {
+        let gate = model.admit(terms)?;
+        let started = Instant::now();
+        let id = std::mem::take(&mut message.id);
+        let request = off_runtime(message::weight(&message), || message::read(message)).await?;
+        let terms = request.parameters.change(terms, arrived);
+        let parsing = started.elapsed();
+        let scored = gate.score(Received { request, terms, parsing }, self.context.limits.max_images).await?;
+        let started = Instant::now();
+        let (name, outputs) = (model.name().to_owned(), scored.outputs);
+        let size = outputs.iter().map(|output| output.values.binary_size()).sum();
+        let answer = off_runtime(size, move || message::write(name, id, &outputs)).await;
+        Ok((answer, Measured { parsing, writing: started.elapsed(), timelines: scored.timelines }))
+    }
+
+    /// Answers one request of a stream: whatever becomes of it, the stream goes on.
+    async fn answer(&self, message: Arrived, ask: Ask) -> ModelStreamInferResponse {
+        let Arrived { message, at, place } = message;
+        let terms = Terms { deadline: ask.terms.deadline.min(at + ask.each), ..ask.terms };
+        let (name, id) = (message.model_name.clone(), message.id.clone());
+        let answered = AssertUnwindSafe(self.infer(message, &terms, at)).catch_unwind().await;
+        drop(place);
+        let (error_message, mut answer) = match answered {
+            Ok(Ok(answer)) => (String::new(), answer),
+            Ok(Err(error)) => (error.to_string(), message::unanswered(name, id)),
+            Err(_logged_by_the_panic_hook) => {
+                (status::panicked().message().to_owned(), message::unanswered(name, id))
+            }
+        };
+        answer.parameters.insert(FINAL.to_owned(), message::flag(true));
+        ModelStreamInferResponse { error_message, infer_response: Some(answer) }
+    }
+}
+
+/// A request of a stream.
+struct Arrived {
+    message: ModelInferRequest,
+    at: Instant,
+    place: OwnedSemaphorePermit,
+}
+
+/// The next request of a stream once it has a place; meanwhile none is read.
+async fn next(
+    messages: &mut Streaming<ModelInferRequest>,
+    places: &Arc<Semaphore>,
+) -> Option<Result<Arrived, Status>> {
+    let message = match messages.next().await? {
+        Ok(message) => message,
+        Err(status) => return Some(Err(status)),
+    };
+    let at = Instant::now();
+    let place = places.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
+    Some(Ok(Arrived { message, at, place }))
+}
+
+/// A version, where a message gives one.
+fn given(version: &str) -> Option<&str> {
+    Some(version).filter(|version| !version.is_empty())
+}
+
+fn ask_of<T>(request: &Request<T>) -> Ask {
+    *request.extensions().get().expect("bug: every call comes with what its head asks")
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Inference {
+    async fn server_live(
+        &self,
+        _: Request<ServerLiveRequest>,
+    ) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        let ready = self.context.services.readiness.check().is_ok();
+        Ok(Response::new(ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.get_ref();
+        let services = &self.context.services;
+        let place = Place::find(services, name, given(version)).map_err(|error| status::of(&error))?;
+        Ok(Response::new(ModelReadyResponse { ready: place.ready(services).is_ok() }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(describe::server(self.context.limits.admin)))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.get_ref();
+        Ok(Response::new(describe::metadata(&self.model(name, version)?)))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version } = request.get_ref();
+        let config = describe::config(&self.model(name, version)?);
+        Ok(Response::new(ModelConfigResponse { config: Some(config) }))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
+        let Ask { arrived, terms, .. } = ask_of(&request);
+        let answer = self.infer(request.into_inner(), &terms, arrived).await;
+        answer.map(Response::new).map_err(|error| status::of(&error))
+    }
+
+    type ModelStreamInferStream =
+        Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let ask = ask_of(&request);
+        let (service, places) = (self.clone(), self.places.clone());
+        let messages = stream::unfold((request.into_inner(), places), |(mut messages, places)| async {
+            let arrived = next(&mut messages, &places).await?;
+            Some((arrived, (messages, places)))
+        });
+        let answers = messages.map(move |arrived| {
+            let service = service.clone();
+            async move { Ok(service.answer(arrived?, ask).await) }
+        });
+        Ok(Response::new(Box::pin(answers.buffered(STREAM_REQUESTS))))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.get_ref();
+        let models = match name.is_empty() {
+            true => Model::all(&self.context.services).collect(),
+            false => vec![self.model(name, version)?],
+        };
+        let stats = self.context.statistics.of(&models).into_iter().map(describe::statistics);
+        Ok(Response::new(ModelStatisticsResponse { model_stats: stats.collect() }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let entry = |listed: repository::Listed| ModelIndex {
+            name: listed.name,
+            version: listed.version.to_owned(),
+            state: listed.state.to_owned(),
+            reason: listed.reason,
+        };
+        let index = repository::index(&self.context.services, request.get_ref().ready);
+        Ok(Response::new(RepositoryIndexResponse { models: index.into_iter().map(entry).collect() }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let load = async { self.changeable(&request.get_ref().model_name)?.load().await };
+        load.await.map_err(|error| status::of(&error))?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let place = self.changeable(&request.get_ref().model_name).map_err(|error| status::of(&error))?;
+        place.unload().await;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}

@@ -1,0 +1,90 @@
+//! The gRPC layer: speaks gRPC on a connection and answers its calls. Status codes and protobuf shapes appear only here.
+//!
+//! [`Grpc`] is what a port brings to [`crate::server`]. `calls` finds the handler of a call and bounds, times and counts it;
+//! `inference` is the V2 protocol, whose meaning is [`crate::v2`]'s, with `message` and `describe` to and from protobuf,
+//! `status` for errors and [`codec`] for bytes; `health` is `grpc.health.v1`. Reflection answers with what `build.rs` made.
+
+mod calls;
+pub mod codec;
+mod describe;
+mod health;
+mod inference;
+mod message;
+mod status;
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use hyper::{Request, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use tokio::sync::watch;
+
+use crate::{
+    config::HttpConfig,
+    server::{Connect, Context, Io, KEEP_ALIVE, MAX_HEAD, MAX_STREAMS},
+};
+use calls::Calls;
+
+/// Messages and service of `proto/inference.proto`.
+#[allow(missing_docs, clippy::all, reason = "made by build.rs; the documentation is in the .proto file")]
+pub mod proto {
+    tonic::include_proto!("inference");
+
+    /// The descriptors of all of it.
+    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("inference");
+}
+
+/// gRPC over HTTP/2 without TLS.
+pub struct Grpc {
+    calls: Arc<Calls>,
+    limits: HttpConfig,
+    closing: watch::Sender<bool>,
+}
+
+impl Grpc {
+    /// Answers with what `context` serves.
+    pub fn new(context: Arc<Context>) -> Self {
+        let closing = watch::Sender::new(false);
+        let limits = context.limits;
+        Self { calls: Arc::new(Calls::new(context, &closing)), limits, closing }
+    }
+}
+
+impl Connect for Grpc {
+    fn connect(&self, io: Io, peer: SocketAddr, graceful: &GracefulShutdown) -> BoxFuture<'static, ()> {
+        let calls = self.calls.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let calls = calls.clone();
+            async move { Ok::<_, Infallible>(calls.answer(request, peer.ip()).await) }
+        });
+        let connection = protocol(&self.limits).serve_connection(io, service).into_owned();
+        let connection = graceful.watch(connection);
+        async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "connection ended early");
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) {
+        self.closing.send_replace(true);
+    }
+}
+
+fn protocol(limits: &HttpConfig) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(8 << 20)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(limits.read_timeout);
+    builder
+}
