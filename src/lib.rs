@@ -12,7 +12,7 @@
 //! | [`app`] | the composition root |
 //! | [`service`] | the front doors: a photo in, predictions out; a question in, matches out |
 //! | [`server`] | ports and their connections from the first to the drain, what every handler needs |
-//! | [`http`] | routes, wire types, status codes |
+//! | [`http`] | routes, wire types, status codes, pages |
 //! | [`grpc`] | methods, messages, statuses |
 //! | [`v2`] | the V2 protocol, apart from how it travels |
 //! | [`batch`] | queues, what batches cost, who runs when and with whom, scheduler threads |

@@ -100,3 +100,8 @@ fn a_person_at_a_browser_sees_labels_matches_and_what_went_wrong() {
     let [admin, only_faq, small] = [admin, only_faq, small].map(|config| Server::start(&config));
     drive("home.py", &[&admin, &only_faq, &small], "page: ok");
 }
+
+#[test]
+fn the_interface_can_be_read_and_tried_in_a_browser() {
+    drive("docs.py", &[&Server::start(&config())], "docs: ok");
+}

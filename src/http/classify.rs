@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use hyper::{HeaderMap, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -58,16 +59,20 @@ fn parse_transform(value: &str) -> Result<TransformName, Failure> {
         .map_err(|_unknown| Failure::invalid("`transform` must be resize-crop or stretch"))
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+/// The answer.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Classified")]
+pub(super) struct Answer<'a> {
     predictions: Vec<Labelled<'a>>,
     model: &'a str,
     milliseconds: f64,
+    /// That the model's weights are random, where they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Prediction")]
 struct Labelled<'a> {
     label: &'a str,
     class: u32,

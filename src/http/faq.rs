@@ -2,6 +2,7 @@
 //! that is known.
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -16,17 +17,23 @@ use super::{
 /// Matches when the request names no number.
 const DEFAULT_TOP: usize = 3;
 
-#[derive(Deserialize)]
+/// The request.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+#[schemars(rename = "Question")]
+pub(super) struct Asked {
     question: String,
+    /// How many matches.
+    #[schemars(range(min = 1))]
     top: Option<usize>,
     #[serde(default)]
     parameters: Parameters,
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+/// The answer.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Matches")]
+pub(super) struct Answer<'a> {
     /// Empty where nothing that is known is asked.
     matches: Vec<Match<'a>>,
     /// From 0 to 1: how likely it is that any of the originals is asked.
@@ -34,7 +41,7 @@ struct Answer<'a> {
     milliseconds: f64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Match<'a> {
     id: i64,
     answer_id: i64,

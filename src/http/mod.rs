@@ -2,12 +2,14 @@
 //!
 //! [`Http`] is what a port brings to [`crate::server`]. One file per API family; what they share is [`body`] (bounded
 //! reading), [`reply`] (answers and errors), `parameters` (what JSON bodies say of their deadline), `timing` (where the time
-//! went) and [`routes`] (which handler, and counting).
+//! went) and [`routes`] (which handler, and counting). [`page`] has what browsers are shown, [`openapi`] what programs read of
+//! it all.
 
 mod admin;
 pub mod body;
 mod classify;
 mod faq;
+pub mod openapi;
 pub mod page;
 mod parameters;
 mod probes;
@@ -31,6 +33,7 @@ use crate::{
     server::{Connect, Context, Io, KEEP_ALIVE, MAX_HEAD, MAX_STREAMS},
 };
 
+use openapi::Document;
 use page::Pages;
 
 pub use crate::server::{Ended, Shutdown};
@@ -41,22 +44,29 @@ const MAX_BUFFER: usize = 256 << 10;
 /// HTTP/1.1 and HTTP/2.
 pub struct Http {
     context: Arc<Context>,
-    pages: Arc<Pages>,
+    published: Arc<Published>,
+}
+
+/// What is the same for everybody, made once.
+struct Published {
+    pages: Pages,
+    document: Document,
 }
 
 impl Http {
     /// Answers with what `context` serves.
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, pages: Arc::new(Pages::new()) }
+        let published = Published { pages: Pages::new(), document: Document::new() };
+        Self { context, published: Arc::new(published) }
     }
 }
 
 impl Connect for Http {
     fn connect(&self, io: Io, peer: SocketAddr, graceful: &GracefulShutdown) -> BoxFuture<'static, ()> {
-        let (context, pages) = (self.context.clone(), self.pages.clone());
+        let (context, published) = (self.context.clone(), self.published.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (context, pages) = (context.clone(), pages.clone());
-            async move { Ok::<_, Infallible>(routes::answer(request, peer.ip(), &context, &pages).await) }
+            let (context, published) = (context.clone(), published.clone());
+            async move { Ok::<_, Infallible>(routes::answer(request, peer.ip(), &context, &published).await) }
         });
         let connection = protocol(&self.context.limits).serve_connection(io, service).into_owned();
         let connection = graceful.watch(connection);

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{batch::Terms, v2::request::tightened};
 
 /// The `parameters` of `/faq` and `/score`.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 pub(super) struct Parameters {
     /// Microseconds until the answer is worth nothing; 0 says nothing.
     timeout: Option<u64>,

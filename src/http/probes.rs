@@ -1,10 +1,49 @@
 //! What operators and their machines ask: identity, health, readiness, metrics.
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{Context, reply, reply::Reply};
 use crate::service::photos::RANDOM_WEIGHTS;
+
+/// That the process answers.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Live {
+    live: bool,
+}
+
+/// Whether traffic is wanted, and what is served.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ready<'a> {
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    photos: Option<ReadyPhotos<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    faq: Option<ReadyFaq>,
+}
+
+/// The photo model that is loaded.
+#[derive(Serialize, JsonSchema)]
+struct ReadyPhotos<'a> {
+    model: &'a str,
+    classes: usize,
+    /// That its weights are random, where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
+    /// What the operator should know of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+}
+
+/// The FAQ that is loaded.
+#[derive(Serialize, JsonSchema)]
+struct ReadyFaq {
+    questions: usize,
+}
 
 /// `GET /` for programs: exactly `Healthy`, as existing clients expect.
 pub(super) fn root() -> Reply {
@@ -13,7 +52,7 @@ pub(super) fn root() -> Reply {
 
 /// `GET /livez`: the process answers.
 pub(super) fn livez() -> Reply {
-    reply::json(StatusCode::OK, &json!({"live": true}))
+    reply::json(StatusCode::OK, &Live { live: true })
 }
 
 /// `GET /version`: what scores, in one line of text.
@@ -32,26 +71,24 @@ pub(super) fn version(context: &Context) -> Reply {
 
 /// `GET /readyz`: 200 while traffic is wanted, else 503 and why.
 pub(super) fn readyz(context: &Context) -> Reply {
-    let (status, reason) = match context.services.readiness.check() {
-        Ok(()) => (StatusCode::OK, Value::Null),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Value::String(reason)),
+    let reason = context.services.readiness.check().err();
+    let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let photos = context.services.photos().ok();
+    let body = Ready {
+        ready: reason.is_none(),
+        reason,
+        photos: photos.as_ref().map(|photos| ReadyPhotos {
+            model: &photos.model.name,
+            classes: photos.labels.len(),
+            warning: photos.model.random.then_some(RANDOM_WEIGHTS),
+            hint: photos.hint,
+        }),
+        faq: context
+            .services
+            .questions()
+            .ok()
+            .map(|questions| ReadyFaq { questions: questions.loaded().model().questions().len() }),
     };
-    let mut body = json!({"ready": status == StatusCode::OK});
-    if !reason.is_null() {
-        body["reason"] = reason;
-    }
-    if let Ok(photos) = context.services.photos() {
-        body["photos"] = json!({"model": photos.model.name, "classes": photos.labels.len()});
-        if photos.model.random {
-            body["photos"]["warning"] = RANDOM_WEIGHTS.into();
-        }
-        if let Some(hint) = photos.hint {
-            body["photos"]["hint"] = hint.into();
-        }
-    }
-    if let Ok(questions) = context.services.questions() {
-        body["faq"] = json!({"questions": questions.loaded().model().questions().len()});
-    }
     reply::json(status, &body)
 }
 

@@ -8,6 +8,7 @@ use hyper::{
     Response, StatusCode,
     header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -66,7 +67,8 @@ pub struct Failure {
 }
 
 /// The `error` member of a failed answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
 pub struct ErrorBody<'a> {
     /// Stable, for programs.
     pub code: &'a str,
@@ -77,8 +79,10 @@ pub struct ErrorBody<'a> {
     pub retry_after_ms: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct ErrorReply<'a> {
+/// The body of a failed answer.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Failure")]
+pub(super) struct ErrorReply<'a> {
     error: ErrorBody<'a>,
 }
 

@@ -15,11 +15,9 @@ use hyper::{
 };
 
 use super::{
-    Context, admin,
+    Context, Published, admin,
     body::Body,
-    classify, faq,
-    page::Pages,
-    probes,
+    classify, faq, probes,
     reply::{Failure, Reply},
     score,
     timing::{self, Written},
@@ -45,6 +43,10 @@ pub enum Route {
     Readyz,
     /// `/metrics`
     Metrics,
+    /// `/openapi.json`
+    Document,
+    /// `/docs`
+    Docs,
     /// `/score`
     Score,
     /// `/classify`
@@ -68,6 +70,8 @@ impl Route {
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
+            "/openapi.json" => Self::Document,
+            "/docs" => Self::Docs,
             "/score" => Self::Score,
             "/classify" => Self::Classify,
             "/faq" => Self::Faq,
@@ -84,6 +88,8 @@ impl Route {
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
+            Self::Document => "openapi",
+            Self::Docs => "docs",
             Self::Score => "score",
             Self::Classify => "classify",
             Self::Faq => "faq",
@@ -93,7 +99,8 @@ impl Route {
         }
     }
 
-    fn posts(self) -> bool {
+    /// Whether it takes POST rather than GET.
+    pub(super) fn posts(self) -> bool {
         match self {
             Self::Score | Self::Classify | Self::Faq | Self::ReloadFaq => true,
             Self::V2(endpoint) => endpoint.posts(),
@@ -105,7 +112,8 @@ impl Route {
         if self.posts() { "POST" } else { "GET, HEAD" }
     }
 
-    fn allows(self, method: &Method) -> bool {
+    /// Whether it takes requests of this method.
+    pub(super) fn allows(self, method: &Method) -> bool {
         match self {
             Self::Unknown => true,
             posts if posts.posts() => method == Method::POST,
@@ -137,7 +145,7 @@ pub async fn answer(
     request: Request<Incoming>,
     peer: IpAddr,
     context: &Context,
-    pages: &Pages,
+    published: &Published,
 ) -> Response<Written> {
     let arrived = Instant::now();
     let route = Route::of(request.uri().path());
@@ -148,7 +156,7 @@ pub async fn answer(
     let terms = terms::of(&head.headers, peer, arrived, &context.limits, &context.clients);
     let handled = async {
         let ask = Ask { head, arrived, terms: terms? };
-        dispatch(route, &ask, &mut body, context, pages).await
+        dispatch(route, &ask, &mut body, context, published).await
     };
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
     let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
@@ -188,7 +196,7 @@ async fn dispatch(
     ask: &Ask,
     body: &mut Body,
     context: &Context,
-    pages: &Pages,
+    published: &Published,
 ) -> Result<Reply, Failure> {
     let (method, path) = (&ask.head.method, ask.head.uri.path());
     if !route.allows(method) {
@@ -197,11 +205,13 @@ async fn dispatch(
         return Err(Failure { allow: Some(route.allowed()), ..failure });
     }
     match route {
-        Route::Root => Ok(pages.root(&ask.head.headers)),
+        Route::Root => Ok(published.pages.root(&ask.head.headers)),
         Route::Version => Ok(probes::version(context)),
         Route::Livez => Ok(probes::livez()),
         Route::Readyz => Ok(probes::readyz(context)),
         Route::Metrics => Ok(probes::metrics(context)),
+        Route::Document => Ok(published.document.answer()),
+        Route::Docs => Ok(published.pages.docs(&ask.head.headers)),
         Route::Score => score::answer(ask, body, context).await,
         Route::Classify => classify::answer(ask, body, context).await,
         Route::Faq => faq::answer(ask, body, context).await,

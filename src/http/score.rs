@@ -3,11 +3,12 @@
 //! The type of `input` decides: a JSON string is a question and gets every original, ranked; a JSON object is a set
 //! of base64 images and gets the three best labels of each, under the keys as sent.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{MapAccess, Visitor},
@@ -37,8 +38,10 @@ const DEFAULT_TOP: usize = 3;
 /// Bodies above this many bytes are parsed, and their base64 undone, off the async runtime.
 const INLINE_PARSE: usize = 256 << 10;
 
-#[derive(Deserialize)]
-struct Scored {
+/// The request.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Score")]
+pub(super) struct Scored {
     input: Input,
     #[serde(default)]
     parameters: Parameters,
@@ -47,6 +50,22 @@ struct Scored {
 enum Input {
     Question(String),
     Images(Vec<(String, Image)>),
+}
+
+impl JsonSchema for Input {
+    fn schema_name() -> Cow<'static, str> {
+        "Input".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A question, or photos by key.",
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "additionalProperties": {"type": "string", "description": "A photo in base64."}}
+            ]
+        })
+    }
 }
 
 /// The bytes behind a base64 string, or `None` when it is not base64.
@@ -202,9 +221,16 @@ fn computed_in(arrived: Instant) -> String {
     format!("Computed in {:.2} ms", arrived.elapsed().as_secs_f64() * 1e3)
 }
 
-#[derive(Serialize)]
-struct Answer<T> {
-    result: (T, String),
+/// The answer about a question: every original, ranked, and how long it took.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ranked {
+    result: (Vec<(i64, i64, f32)>, String),
+}
+
+/// The answer about photos: labels by key, and how long it took.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Labelled<'a> {
+    result: (Keyed<'a>, String),
 }
 
 async fn score_question(
@@ -224,7 +250,7 @@ async fn score_question(
             (original.id, original.answer_id, found.probability)
         })
         .collect();
-    let answer = Answer { result: (triples, computed_in(arrived)) };
+    let answer = Ranked { result: (triples, computed_in(arrived)) };
     Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
 }
 
@@ -253,7 +279,7 @@ impl Images<'_> {
         let result = Keyed(keyed.map(|(key, outcome)| (key, self.wire(outcome))).collect());
         let timelines = outcomes.iter().flatten().map(|classified| classified.timeline);
         let timeline = timelines.reduce(Timeline::longest).unwrap_or_default();
-        let answer = Answer { result: (result, computed_in(arrived)) };
+        let answer = Labelled { result: (result, computed_in(arrived)) };
         Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
     }
 
@@ -309,15 +335,27 @@ fn all_failed(outcomes: &[Outcome]) -> Option<Failure> {
     failures?.first().map(|failure| (*failure).clone())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Outcome")]
 enum WireOutcome<'a> {
     Labels(Vec<(&'a str, f32)>),
     Failed { error: ErrorBody<'a> },
 }
 
 /// A JSON object whose keys keep their order.
-struct Keyed<'a>(Vec<(&'a str, WireOutcome<'a>)>);
+pub(super) struct Keyed<'a>(Vec<(&'a str, WireOutcome<'a>)>);
+
+impl JsonSchema for Keyed<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        "Outcomes".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let outcome = generator.subschema_for::<WireOutcome>();
+        json_schema!({"type": "object", "additionalProperties": outcome})
+    }
+}
 
 impl Serialize for Keyed<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -15,3 +15,6 @@ const time = (milliseconds) => {
   if (milliseconds >= 1000) return `${(milliseconds / 1000).toFixed(milliseconds < 10000 ? 2 : 1)} s`;
   return `${milliseconds.toFixed(milliseconds < 1 ? 2 : milliseconds < 100 ? 1 : 0)} ms`;
 };
+
+/** Text whose `code` is set as code. */
+const prose = (text) => text.split("`").map((part, index) => index % 2 ? make("code", {}, part) : part);

@@ -201,9 +201,6 @@ for (const [name, draw] of scenes) {
 
 // Questions
 
-/** Text whose `code` is set as code. */
-const prose = (text) => text.split("`").map((part, index) => index % 2 ? make("code", {}, part) : part);
-
 const match = ({ question, answer, probability }) => make("li", { className: "match" },
   make("div", { className: "row" }, make("h3", {}, question), make("span", { className: "share" }, percent(probability)), bar(probability)),
   answer ? make("p", {}, ...prose(answer)) : make("p", { className: "faint" }, "This FAQ holds no answer to it."));

@@ -30,13 +30,22 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
 /// Every page.
 pub struct Pages {
     home: Page,
+    docs: Page,
 }
 
 impl Pages {
     /// Puts the pages together.
     pub fn new() -> Self {
         let script = concat!(include_str!("scenes.js"), "\n", include_str!("home.js"));
-        Self { home: Page::new("convoy", include_str!("home.css"), include_str!("home.html"), script) }
+        let home = Page::new("convoy", include_str!("home.css"), include_str!("home.html"), script);
+        let (style, markup) = (include_str!("docs.css"), include_str!("docs.html"));
+        let docs = Page::new("convoy: interface", style, markup, include_str!("docs.js"));
+        Self { home, docs }
+    }
+
+    /// `GET /docs`: the interface, to read and to try.
+    pub(super) fn docs(&self, headers: &HeaderMap) -> Reply {
+        self.docs.answer(headers)
     }
 
     /// `GET /`: the page for browsers, `Healthy` for everybody else.
