@@ -273,6 +273,45 @@ async fn cropped_pixels_are_classified_without_decoding() {
 }
 
 #[tokio::test]
+async fn numbers_that_the_client_normalised_are_classified_as_they_are() {
+    let server = Server::start(&config());
+    let size = 224 * 224;
+    let pixels: Vec<u8> = (0..3 * size).map(|at| (at * 31 % 251) as u8).collect();
+    let (mean, sd) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let value = |at: usize| (f32::from(pixels[at]) / 255.0 - mean[at % 3]) / sd[at % 3];
+    let interleaved: Vec<f32> = (0..3 * size).map(value).collect();
+    let planar: Vec<f32> = (0..3 * size).map(|at| interleaved[at % size * 3 + at / size]).collect();
+    let wide = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let half = planar.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+    let ask = async |datatype: &str, shape: [usize; 4], bytes: Vec<u8>| {
+        let input = json!({"name": "input", "shape": shape, "datatype": datatype});
+        let asked = binary(&server, PHOTOS, &input, &json!({}), &bytes).send().await.unwrap();
+        let (status, value) = body(asked).await;
+        assert_eq!(status, 200, "{value}");
+        let row = value["outputs"][0]["data"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap());
+        row.collect::<Vec<_>>()
+    };
+    let expected = ask("UINT8", [1, 224, 224, 3], pixels.clone()).await;
+    let near = |row: &[f64], by: f64| row.iter().zip(&expected).all(|(a, b)| (a - b).abs() < by);
+    assert!(expected.iter().sum::<f64>() > 0.999);
+    assert!(near(&ask("FP32", [1, 224, 224, 3], wide(&interleaved)).await, 1e-6));
+    assert!(near(&ask("FP32", [1, 3, 224, 224], wide(&planar)).await, 1e-6));
+    assert!(near(&ask("FP16", [1, 3, 224, 224], half).await, 1e-2));
+    let two = ask("FP32", [2, 3, 224, 224], [wide(&planar), vec![0; 12 * size]].concat()).await;
+    assert_eq!((two.len(), near(&two[..1000], 1e-6)), (2000, true));
+    let input = json!({"name": "input", "shape": [1, 3, 224, 224], "datatype": "FP32", "data": planar});
+    let (status, value) = post(&server, PHOTOS, &json!({"inputs": [input]})).await;
+    assert_eq!(status, 200, "{value}");
+    let row: Vec<f64> =
+        value["outputs"][0]["data"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect();
+    assert!(near(&row, 1e-5));
+    let nan = vec![0xff; 12 * size];
+    let input = json!({"name": "input", "shape": [1, 3, 224, 224], "datatype": "FP32"});
+    let (status, value) = body(binary(&server, PHOTOS, &input, &json!({}), &nan).send().await.unwrap()).await;
+    assert_eq!((status, error(&value).contains("NaN")), (400, true), "{value}");
+}
+
+#[tokio::test]
 async fn a_classification_is_sorted_and_labelled() {
     let server = Server::start(&config());
     let row = classified(&server, photo(6)).await;
@@ -641,6 +680,12 @@ async fn statistics_count_what_was_asked() {
         (&all["model_stats"][1]["name"], &all["model_stats"][1]["inference_count"]),
         (&json!("faq"), &json!(0))
     );
+    let metrics = Client::new().get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    let of = |name: &str| metric(&metrics, name);
+    assert_eq!(of(r#"nv_inference_count{model="resnet18",version="1"}"#), 3.0);
+    assert_eq!(of(r#"nv_inference_request_success{model="resnet18",version="1"}"#), 1.0);
+    assert_eq!(of(r#"nv_inference_request_failure{model="resnet18",version="1",reason="OTHER"}"#), 1.0);
+    assert!(of(r#"nv_inference_compute_infer_duration_us{model="resnet18",version="1"}"#) > 0.0);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     describe, message,
@@ -27,7 +27,12 @@ use super::{
 use crate::{
     batch::Terms,
     server::Context,
-    v2::{Error, Model, Place, Received, infer::off_runtime, repository, statistics::Measured},
+    v2::{
+        Error, Model, Place, Received,
+        infer::off_runtime,
+        repository,
+        statistics::{Measured, Reason},
+    },
 };
 
 /// Requests of one stream that are under way at once.
@@ -81,7 +86,7 @@ impl Inference {
                 Ok(answer)
             }
             Err(error) => {
-                counted.failed(arrived.elapsed());
+                counted.failed(arrived.elapsed(), reason(&error));
                 Err(error)
             }
         }
@@ -280,5 +285,13 @@ impl GrpcInferenceService for Inference {
         let place = self.changeable(&request.get_ref().model_name).map_err(|error| status::of(&error))?;
         place.unload().await;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}
+
+fn reason(error: &Error) -> Reason {
+    match status::of(error).code() {
+        Code::ResourceExhausted | Code::Unavailable => Reason::Rejected,
+        Code::Internal => Reason::Backend,
+        _ => Reason::Other,
     }
 }

@@ -13,7 +13,7 @@ use super::proto::{
 use crate::v2::{
     Error, Input, Output, Parameters, Request, VERSION, Wanted,
     request::{refuse_shared_memory, short},
-    tensor::{Data, Leaves},
+    tensor::{Data, Leaves, Numbers},
 };
 
 /// Says of a tensor that its values lie in shared memory.
@@ -21,7 +21,9 @@ const REGION: &str = "shared_memory_region";
 
 /// Bytes that take time to read.
 pub(super) fn weight(message: &ModelInferRequest) -> usize {
-    let numbers = |input: &InferInputTensor| input.contents.as_ref().map_or(0, |c| c.uint_contents.len());
+    let numbers = |input: &InferInputTensor| {
+        input.contents.as_ref().map_or(0, |c| c.uint_contents.len() + 4 * c.fp32_contents.len())
+    };
     let raw: usize = message.raw_input_contents.iter().map(Bytes::len).sum();
     raw + message.inputs.iter().map(numbers).sum::<usize>()
 }
@@ -62,7 +64,7 @@ fn input(tensor: InferInputTensor, raw: Option<Bytes>) -> Result<Input, Error> {
         }
         (None, None) => {
             let message = format!(
-                "input `{}` has no values: give raw_input_contents, or bytes_contents for BYTES, uint_contents for UINT8",
+                "input `{}` has no values: give raw_input_contents, or bytes_contents for BYTES, uint_contents for UINT8, fp32_contents for FP32",
                 short(&name)
             );
             return Err(Error::invalid(message));
@@ -72,13 +74,20 @@ fn input(tensor: InferInputTensor, raw: Option<Bytes>) -> Result<Input, Error> {
 }
 
 fn typed(contents: InferTensorContents) -> Data {
-    let InferTensorContents { uint_contents: numbers, bytes_contents: elements } = contents;
-    if numbers.is_empty() {
+    let InferTensorContents { uint_contents: whole, fp32_contents: floats, bytes_contents: elements } =
+        contents;
+    if whole.is_empty() && floats.is_empty() {
         return Data::Elements(elements);
     }
-    let bytes: Vec<u8> = numbers.iter().filter_map(|number| u8::try_from(*number).ok()).collect();
-    let others = numbers.len() - bytes.len() + elements.len();
-    Data::Leaves(Leaves { texts: Vec::new(), bytes, others })
+    let (numbers, others) = match floats.is_empty() {
+        true => {
+            let mut numbers = Numbers::default();
+            whole.iter().for_each(|number| numbers.push_whole(u64::from(*number)));
+            (numbers, elements.len())
+        }
+        false => (Numbers::Floats(floats), whole.len() + elements.len()),
+    };
+    Data::Leaves(Leaves { texts: Vec::new(), numbers, others })
 }
 
 fn wanted(output: InferRequestedOutputTensor) -> Result<Wanted, Error> {
@@ -150,14 +159,21 @@ mod tests {
         let contents = |numbers: &[u32], elements: &[&'static [u8]]| InferTensorContents {
             uint_contents: numbers.to_vec(),
             bytes_contents: elements.iter().map(|element| Bytes::from_static(element)).collect(),
+            ..InferTensorContents::default()
         };
         let read = request(vec![tensor(None), tensor(None)], vec!["x".into(), "y".into()]).unwrap();
         assert_eq!(format!("{:?}", read.inputs[1].data), r#"Binary(b"y")"#);
         let read = request(vec![tensor(Some(contents(&[], &[b"x"])))], vec![]).unwrap();
         assert_eq!(format!("{:?}", read.inputs[0].data), r#"Elements([b"x"])"#);
-        let read = request(vec![tensor(Some(contents(&[1, 255, 256], &[])))], vec![]).unwrap();
-        let Data::Leaves(leaves) = &read.inputs[0].data else { panic!("{read:?}") };
-        assert_eq!((leaves.bytes.as_slice(), leaves.others), (&[1, 255][..], 1));
+        let leaves =
+            |contents| match request(vec![tensor(Some(contents))], vec![]).unwrap().inputs.remove(0).data {
+                Data::Leaves(Leaves { numbers, others, .. }) => (numbers, others),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(leaves(contents(&[1, 255], &[])), (Numbers::Bytes(vec![1, 255]), 0));
+        assert_eq!(leaves(contents(&[1, 256], &[b"x"])), (Numbers::Floats(vec![1.0, 256.0]), 1));
+        let floats = InferTensorContents { fp32_contents: vec![0.5], ..contents(&[7], &[]) };
+        assert_eq!(leaves(floats), (Numbers::Floats(vec![0.5]), 1));
         for (inputs, raw) in [
             (vec![tensor(None)], vec![]),
             (vec![tensor(None)], vec!["x".into(), "y".into()]),

@@ -5,7 +5,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, reply, reply::Reply};
-use crate::service::photos::RANDOM_WEIGHTS;
+use crate::{
+    service::photos::RANDOM_WEIGHTS,
+    v2::{Model, triton},
+};
 
 /// That the process answers.
 #[derive(Serialize, JsonSchema)]
@@ -95,10 +98,11 @@ pub(super) fn readyz(context: &Context) -> Reply {
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(context: &Context) -> Reply {
     context.services.sample();
+    let models: Vec<_> = Model::all(&context.services).collect();
     context.metrics.ready.set(if context.services.readiness.check().is_ok() { 1.0 } else { 0.0 });
     reply::with_type(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
-        context.metrics.render().into(),
+        format!("{}{}", context.metrics.render(), triton::render(&context.statistics.of(&models))).into(),
     )
 }

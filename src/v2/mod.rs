@@ -3,7 +3,7 @@
 //!
 //! The photo model is served under its own name, the FAQ as `faq`, both in version `1`. [`request`] and [`tensor`] are what
 //! comes in, [`infer`] scores it, with `photos` and `questions` for what tensors mean to either model and `feed` for requests
-//! of more than there are seats; [`metadata`], [`statistics`] and [`repository`] tell. REST is [`crate::http`]'s, gRPC
+//! of more than there are seats; [`metadata`], [`statistics`], [`triton`] and [`repository`] tell. REST is [`crate::http`]'s, gRPC
 //! [`crate::grpc`]'s.
 
 mod error;
@@ -16,6 +16,7 @@ pub mod repository;
 pub mod request;
 pub mod statistics;
 pub mod tensor;
+pub mod triton;
 
 use std::sync::Arc;
 

@@ -6,23 +6,25 @@ use bytes::Bytes;
 use super::{
     Error, Input, Output, Received, Scored,
     feed::feed,
-    infer::check_size,
+    infer::{check_size, off_runtime},
     metadata::Tensor,
     request::short,
-    tensor::{Values, ranked},
+    tensor::{Floats, Values, ranked},
 };
 use crate::{
     batch::Terms,
     error::ScoreError,
     image::{Prepared, base64},
     service::{Photo, PhotoSeat, Photos, photos::Classified},
-    vision::{INPUT_SIZE, Labels, Prediction},
+    vision::{INPUT_SIZE, Labels, Picture, Prediction},
 };
 
 /// Encoded photos, BYTES; as base64 where they come as text.
 pub(super) const IMAGE: &str = "image";
 
-/// Pixels, UINT8 `[n, 224, 224, 3]`, red first, as the network is fed before normalisation.
+/// Cropped photos, red first: UINT8 `[n, 224, 224, 3]`, which the server normalises; FP32 or FP16, normalised by the
+/// client as the model was trained, `[n, 3, 224, 224]` or `[n, 224, 224, 3]`. The first is announced: it is the least
+/// to send.
 const PIXELS: &str = "input";
 
 /// Softmax over all classes, FP32 `[n, classes]`.
@@ -31,8 +33,11 @@ const PROBABILITIES: &str = "probabilities";
 /// Height, width and colours of one element of [`PIXELS`].
 const PIXEL_DIMS: [u64; 3] = [INPUT_SIZE as u64, INPUT_SIZE as u64, 3];
 
-/// Bytes of one element of [`PIXELS`].
-const PIXEL_BYTES: usize = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
+/// The same, colour by colour.
+const PLANE_DIMS: [u64; 3] = [3, INPUT_SIZE as u64, INPUT_SIZE as u64];
+
+/// Numbers of one element of [`PIXELS`].
+const NUMBERS: usize = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
 
 /// What it takes, one of them a request.
 pub(super) fn inputs() -> Vec<Tensor> {
@@ -52,6 +57,11 @@ pub(super) fn outputs(photos: &Photos) -> Vec<Tensor> {
 enum Item {
     File(Bytes),
     Pixels(Bytes),
+    /// Colour by colour where `planar`.
+    Normalised {
+        values: Floats,
+        planar: bool,
+    },
 }
 
 /// Classifies the photos of one request, at most `most` at a time; `gate` is a seat and the terms it was taken on.
@@ -65,7 +75,8 @@ pub(super) async fn score(
     let picked = request.picked(&[PROBABILITIES], PROBABILITIES)?;
     let ranked = picked[0].classes.map(|classes| classes.min(photos.labels.len()));
     let top = ranked.unwrap_or(photos.labels.len());
-    let items = items(request.inputs)?;
+    let weight = request.inputs.iter().map(|input| input.data.weight()).sum();
+    let items = off_runtime(weight, move || items(request.inputs)).await?;
     let shape = vec![items.len(), top];
     check_size(items.len(), top)?;
     let terms = &terms;
@@ -96,10 +107,16 @@ fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
             let files = input.into_elements(count, from_base64)?;
             Ok(files.into_iter().map(Item::File).collect())
         }
+        PIXELS if ["FP32", "FP16"].contains(&input.datatype.as_str()) => {
+            let planar = input.shape.get(1) == Some(&PLANE_DIMS[0]);
+            let count = input.batch(&input.datatype, if planar { &PLANE_DIMS } else { &PIXEL_DIMS })?;
+            let mut values = input.into_floats(count * NUMBERS)?;
+            Ok((0..count).map(|_| Item::Normalised { values: values.next(NUMBERS), planar }).collect())
+        }
         PIXELS => {
             let count = input.batch("UINT8", &PIXEL_DIMS)?;
-            let mut pixels = input.into_uint8(count * PIXEL_BYTES)?;
-            Ok((0..count).map(|_| Item::Pixels(pixels.split_to(PIXEL_BYTES))).collect())
+            let mut pixels = input.into_uint8(count * NUMBERS)?;
+            Ok((0..count).map(|_| Item::Pixels(pixels.split_to(NUMBERS))).collect())
         }
         other => {
             let other = short(other);
@@ -111,6 +128,17 @@ fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
 fn from_base64(text: String) -> Result<Bytes, Error> {
     let decoded = base64::decode(&text).map(Bytes::from);
     decoded.ok_or_else(|| Error::invalid(format!("`{IMAGE}` as text is base64; this is not")))
+}
+
+/// One photo with its colours side by side.
+fn normalised(values: Floats, planar: bool) -> Picture {
+    let values = values.into_values();
+    if !planar {
+        return Picture::Normalised(values.into());
+    }
+    let pixels = NUMBERS / 3;
+    let pixel = |at: usize| [values[at], values[pixels + at], values[2 * pixels + at]];
+    Picture::Normalised((0..pixels).flat_map(pixel).collect())
 }
 
 async fn classify(
@@ -125,6 +153,10 @@ async fn classify(
         Item::Pixels(pixels) => {
             let image = Prepared { pixels: pixels.to_vec(), size: INPUT_SIZE };
             photos.classify_prepared(seat, image.into(), top, terms).await
+        }
+        Item::Normalised { values, planar } => {
+            let picture = off_runtime(4 * NUMBERS, move || normalised(values, planar)).await;
+            photos.classify_prepared(seat, picture, top, terms).await
         }
     }
 }

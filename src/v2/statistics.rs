@@ -41,6 +41,31 @@ impl Measured {
     }
 }
 
+/// Why a request got an error, as Triton's metrics tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// There was no room, or it would have been late.
+    Rejected,
+    /// The engine failed.
+    Backend,
+    /// Anything else, such as a request that does not say what is wanted.
+    Other,
+}
+
+impl Reason {
+    /// Every one, in the order of [`ModelStatistics::failures`].
+    pub const ALL: [Self; 3] = [Self::Rejected, Self::Backend, Self::Other];
+
+    /// Its value in the `reason` label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "REJECTED",
+            Self::Backend => "BACKEND",
+            Self::Other => "OTHER",
+        }
+    }
+}
+
 /// How often something happened, and how long it took in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Span {
@@ -104,6 +129,7 @@ impl Jobs {
 #[derive(Debug, Default)]
 struct Totals {
     requests: Requests,
+    failures: [u64; 3],
     inferences: u64,
     batches: BTreeMap<usize, Jobs>,
     last: Option<SystemTime>,
@@ -141,6 +167,9 @@ pub struct ModelStatistics {
     pub response_stats: BTreeMap<String, Span>,
     /// By size.
     pub batch_stats: Vec<Batch>,
+    /// Requests that got an error, by [`Reason::ALL`]; not part of the protocol.
+    #[serde(skip)]
+    pub failures: [u64; 3],
 }
 
 impl Totals {
@@ -197,11 +226,13 @@ impl Counts {
     }
 
     /// Counts a request that got an error, `took` after its head.
-    pub fn failed(&self, took: Duration) {
-        self.0.lock().requests.fail.add(took);
+    pub fn failed(&self, took: Duration, reason: Reason) {
+        let mut totals = self.0.lock();
+        totals.requests.fail.add(took);
+        totals.failures[reason as usize] += 1;
     }
 
-    fn of(&self, name: &str) -> ModelStatistics {
+    pub(super) fn of(&self, name: &str) -> ModelStatistics {
         let totals = self.0.lock();
         let since_1970 = totals.last.and_then(|last| last.duration_since(UNIX_EPOCH).ok());
         ModelStatistics {
@@ -213,6 +244,7 @@ impl Counts {
             inference_stats: totals.requests,
             response_stats: BTreeMap::new(),
             batch_stats: totals.batches(),
+            failures: totals.failures,
         }
     }
 }
@@ -250,7 +282,7 @@ mod tests {
         let counts = Counts::default();
         let three = vec![ran(2, 10), ran(2, 10), ran(1, 7)];
         counts.succeeded(Duration::from_nanos(200), &measured(three));
-        counts.failed(Duration::from_nanos(9));
+        counts.failed(Duration::from_nanos(9), Reason::Other);
         let wire = counts.of("m");
         assert_eq!((wire.inference_count, wire.execution_count), (3, 2));
         let stats = wire.inference_stats;

@@ -3,6 +3,7 @@
 //! Counts are checked before memory is taken for them. What elements mean is not known here.
 
 use bytes::{Buf, Bytes};
+use half::f16;
 
 use super::{Error, Input, request::short};
 
@@ -25,10 +26,127 @@ pub enum Data {
 pub struct Leaves {
     /// Strings.
     pub texts: Vec<String>,
-    /// Whole numbers from 0 to 255.
-    pub bytes: Vec<u8>,
+    /// Numbers.
+    pub numbers: Numbers,
     /// How many are neither.
     pub others: usize,
+}
+
+/// Numbers in as little memory as they need.
+#[derive(Debug, PartialEq)]
+pub enum Numbers {
+    /// Whole ones from 0 to 255.
+    Bytes(Vec<u8>),
+    /// Any.
+    Floats(Vec<f32>),
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self::Bytes(Vec::new())
+    }
+}
+
+impl Numbers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(numbers) => numbers.len(),
+            Self::Floats(numbers) => numbers.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a whole number.
+    pub fn push_whole(&mut self, number: u64) {
+        match (u8::try_from(number), &mut *self) {
+            (Ok(byte), Self::Bytes(bytes)) => bytes.push(byte),
+            _ => self.push(number as f32),
+        }
+    }
+
+    /// Adds a number.
+    pub fn push(&mut self, number: f32) {
+        if let Self::Bytes(bytes) = self {
+            *self = Self::Floats(bytes.iter().map(|byte| f32::from(*byte)).collect());
+        }
+        if let Self::Floats(numbers) = self {
+            numbers.push(number);
+        }
+    }
+
+    fn into_floats(self) -> Vec<f32> {
+        match self {
+            Self::Bytes(bytes) => bytes.into_iter().map(f32::from).collect(),
+            Self::Floats(numbers) => numbers,
+        }
+    }
+}
+
+impl Data {
+    /// About as many bytes as it takes time to look through.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Leaves(leaves) => {
+                leaves.texts.iter().map(String::len).sum::<usize>() + leaves.numbers.len()
+            }
+            Self::Elements(elements) => elements.iter().map(Bytes::len).sum(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// The elements of an FP32 or FP16 tensor, row-major, as they came.
+#[derive(Debug)]
+pub(super) enum Floats {
+    /// Four bytes each.
+    Fp32(Bytes),
+    /// Two bytes each.
+    Fp16(Bytes),
+    /// Numbers.
+    Values(std::vec::IntoIter<f32>),
+}
+
+impl Floats {
+    /// The next `count` of them.
+    ///
+    /// # Panics
+    /// There are not so many left.
+    pub(super) fn next(&mut self, count: usize) -> Self {
+        match self {
+            Self::Fp32(bytes) => Self::Fp32(bytes.split_to(4 * count)),
+            Self::Fp16(bytes) => Self::Fp16(bytes.split_to(2 * count)),
+            Self::Values(values) => Self::Values(values.take(count).collect::<Vec<_>>().into_iter()),
+        }
+    }
+
+    /// Whether none is NaN or an infinity.
+    pub(super) fn are_finite(&self) -> bool {
+        match self {
+            Self::Fp32(bytes) => {
+                bytes.as_chunks().0.iter().all(|value| f32::from_le_bytes(*value).is_finite())
+            }
+            Self::Fp16(bytes) => {
+                bytes.as_chunks().0.iter().all(|value| f16::from_le_bytes(*value).is_finite())
+            }
+            Self::Values(values) => values.as_slice().iter().all(|value| value.is_finite()),
+        }
+    }
+
+    /// As numbers.
+    pub(super) fn into_values(self) -> Vec<f32> {
+        match self {
+            Self::Fp32(bytes) => bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
+            Self::Fp16(bytes) => {
+                bytes.as_chunks().0.iter().map(|value| f16::from_le_bytes(*value).to_f32()).collect()
+            }
+            Self::Values(values) => values.collect(),
+        }
+    }
 }
 
 impl Input {
@@ -76,7 +194,7 @@ impl Input {
                 Error::invalid(format!("input `{}`, {count} elements: {why}", short(&name)))
             })?,
             Data::Leaves(leaves) => {
-                if leaves.others + leaves.bytes.len() > 0 {
+                if leaves.others + leaves.numbers.len() > 0 {
                     return Err(Error::invalid(format!(
                         "input `{}`: BYTES are strings, and not all of these are",
                         short(&name)
@@ -99,7 +217,9 @@ impl Input {
         let Self { name, data, .. } = self;
         let bytes = match data {
             Data::Binary(bytes) => bytes,
-            Data::Leaves(leaves) if leaves.others + leaves.texts.len() == 0 => leaves.bytes.into(),
+            Data::Leaves(Leaves { texts, numbers: Numbers::Bytes(bytes), others: 0 }) if texts.is_empty() => {
+                bytes.into()
+            }
             Data::Leaves(_) | Data::Elements(_) => {
                 let message = format!("input `{}`: UINT8 are whole numbers from 0 to 255", short(&name));
                 return Err(Error::invalid(message));
@@ -108,6 +228,41 @@ impl Input {
         match bytes.len() {
             found if found == count => Ok(bytes),
             found => Err(miscounted(&name, count, found)),
+        }
+    }
+
+    /// The `count` elements of an FP32 tensor, or of an FP16 one, which has no form but the binary one.
+    ///
+    /// # Errors
+    /// There are more or fewer, or any is not a finite number.
+    pub(super) fn into_floats(self, count: usize) -> Result<Floats, Error> {
+        let Self { name, datatype, data, .. } = self;
+        let size = if datatype == "FP16" { 2 } else { 4 };
+        let (found, floats) = match data {
+            Data::Binary(bytes) if bytes.len() % size != 0 => {
+                let message = format!(
+                    "input `{}` has {} bytes, {datatype} take {size} each",
+                    short(&name),
+                    bytes.len()
+                );
+                return Err(Error::invalid(message));
+            }
+            Data::Binary(bytes) if size == 2 => (bytes.len() / size, Floats::Fp16(bytes)),
+            Data::Binary(bytes) => (bytes.len() / size, Floats::Fp32(bytes)),
+            Data::Leaves(Leaves { texts, numbers, others: 0 }) if size == 4 && texts.is_empty() => {
+                (numbers.len(), Floats::Values(numbers.into_floats().into_iter()))
+            }
+            Data::Leaves(_) | Data::Elements(_) => {
+                let what = if size == 2 { "FP16 come in binary only" } else { "FP32 are numbers" };
+                return Err(Error::invalid(format!("input `{}`: {what}", short(&name))));
+            }
+        };
+        if found != count {
+            return Err(miscounted(&name, count, found));
+        }
+        match floats.are_finite() {
+            true => Ok(floats),
+            false => Err(Error::invalid(format!("input `{}` has a NaN or an infinity", short(&name)))),
         }
     }
 }
@@ -238,7 +393,7 @@ mod tests {
     fn values_of_another_type_and_other_counts_are_refused() {
         let leaves = |texts: &[&str], bytes: &[u8], others| {
             let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-            Data::Leaves(Leaves { texts, bytes: bytes.to_vec(), others })
+            Data::Leaves(Leaves { texts, numbers: Numbers::Bytes(bytes.to_vec()), others })
         };
         assert_eq!(texts(leaves(&["a", "b"], &[], 0), 2).unwrap(), ["a", "b"]);
         for (data, count) in [
@@ -260,6 +415,50 @@ mod tests {
         ] {
             assert!(refused(pixels(data)));
         }
+    }
+
+    #[test]
+    fn numbers_stay_bytes_until_one_is_not() {
+        let mut numbers = Numbers::default();
+        numbers.push_whole(255);
+        assert_eq!(numbers, Numbers::Bytes(vec![255]));
+        numbers.push_whole(256);
+        numbers.push(-0.5);
+        numbers.push_whole(3);
+        assert_eq!(numbers, Numbers::Floats(vec![255.0, 256.0, -0.5, 3.0]));
+    }
+
+    #[test]
+    fn floats_come_in_two_sizes_and_as_numbers() {
+        let floats =
+            |datatype: &str, data| input(datatype, &[], data).into_floats(2).map(Floats::into_values);
+        let bytes = |bytes: Vec<u8>| Data::Binary(bytes.into());
+        let leaves = |numbers| Data::Leaves(Leaves { numbers, ..Leaves::default() });
+        let wide: Vec<u8> = [1.5_f32, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let narrow: Vec<u8> =
+            [1.5, -2.0].iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+        assert_eq!(floats("FP32", bytes(wide.clone())).unwrap(), [1.5, -2.0]);
+        assert_eq!(floats("FP16", bytes(narrow.clone())).unwrap(), [1.5, -2.0]);
+        assert_eq!(floats("FP32", leaves(Numbers::Floats(vec![1.5, -2.0]))).unwrap(), [1.5, -2.0]);
+        assert_eq!(floats("FP32", leaves(Numbers::Bytes(vec![1, 2]))).unwrap(), [1.0, 2.0]);
+        let nan = [f32::NAN, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        for (datatype, data) in [
+            ("FP32", bytes(narrow.clone())),
+            ("FP32", bytes(wide[..7].to_vec())),
+            ("FP16", bytes(wide)),
+            ("FP16", bytes(narrow[..3].to_vec())),
+            ("FP32", bytes(nan)),
+            ("FP16", bytes(vec![0, 0x7c, 0, 0])),
+            ("FP16", leaves(Numbers::Floats(vec![1.5, -2.0]))),
+            ("FP32", leaves(Numbers::Floats(vec![1e39_f64 as f32, 0.0]))),
+            ("FP32", Data::Leaves(Leaves { texts: vec!["1".into()], ..Leaves::default() })),
+            ("FP32", Data::Elements(vec![Bytes::new(); 2])),
+        ] {
+            assert!(refused(floats(datatype, data)), "{datatype}");
+        }
+        let mut four = input("FP32", &[], leaves(Numbers::Bytes(vec![1, 2, 3, 4]))).into_floats(4).unwrap();
+        assert_eq!(four.next(3).into_values(), [1.0, 2.0, 3.0]);
+        assert_eq!(four.next(1).into_values(), [4.0]);
     }
 
     #[test]

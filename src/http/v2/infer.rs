@@ -20,7 +20,11 @@ use super::{
     coding::Coding,
     wire::{self, Asked, Form},
 };
-use crate::v2::{Model, Output, Received, infer::off_runtime, statistics::Measured};
+use crate::v2::{
+    Model, Output, Received,
+    infer::off_runtime,
+    statistics::{Measured, Reason},
+};
 
 /// The length of the JSON before binary tensors.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -63,9 +67,17 @@ pub(super) async fn answer(
             Ok(timing::with(reply, measured.longest()))
         }
         Err(failure) => {
-            counted.failed(ask.arrived.elapsed());
+            counted.failed(ask.arrived.elapsed(), reason(&failure));
             Err(failure)
         }
+    }
+}
+
+fn reason(failure: &Failure) -> Reason {
+    match failure.status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Reason::Rejected,
+        status if status.is_server_error() && status != StatusCode::GATEWAY_TIMEOUT => Reason::Backend,
+        _ => Reason::Other,
     }
 }
 
