@@ -141,7 +141,7 @@ impl Route {
 }
 
 /// Answers one request: routes it, contains a panic, times, counts and logs what came of it.
-pub async fn answer(
+pub(super) async fn answer(
     request: Request<Incoming>,
     peer: IpAddr,
     context: &Context,

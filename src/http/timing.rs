@@ -52,7 +52,7 @@ pub(super) fn announce(reply: &mut Reply, read: Option<Duration>, total: Duratio
 }
 
 /// An answer's body that records, when it has been handed to the connection or given up, how long that took.
-pub struct Written {
+pub(super) struct Written {
     body: Full<Bytes>,
     since: Instant,
     seconds: Histogram,
