@@ -639,7 +639,9 @@ async fn models_are_loaded_and_unloaded_where_the_operator_allows_it() {
 #[tokio::test]
 async fn the_drain_answers_what_is_in_hand_and_ends_streams() {
     let mut settings = with_grpc();
-    settings.http.lame_duck = Duration::from_secs(2);
+    (settings.http.lame_duck, settings.http.grace) = (Duration::from_secs(2), Duration::from_secs(300));
+    (settings.http.deadline, settings.http.max_deadline) =
+        (Duration::from_secs(300), Duration::from_secs(300));
     settings.http.max_body = 64 << 20;
     settings.photos.as_mut().unwrap().max_batch = 1;
     let mut server = Server::start(&settings);
