@@ -17,14 +17,14 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
+    rt::TokioExecutor,
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::sync::watch;
 
 use crate::{
     config::HttpConfig,
-    server::{Connect, Context, Io, KEEP_ALIVE, MAX_HEAD, MAX_STREAMS},
+    server::{Connect, Context, Io, bound_http2},
 };
 use calls::Calls;
 
@@ -77,14 +77,6 @@ impl Connect for Grpc {
 
 fn protocol(limits: &HttpConfig) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(8 << 20)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(limits.read_timeout);
+    bound_http2(&mut builder, limits);
     builder
 }

@@ -30,7 +30,7 @@ use hyper_util::{
 
 use crate::{
     config::HttpConfig,
-    server::{Connect, Context, Io, KEEP_ALIVE, MAX_HEAD, MAX_STREAMS},
+    server::{Connect, Context, Io, bound_http2},
 };
 
 use openapi::Document;
@@ -86,14 +86,6 @@ fn protocol(limits: &HttpConfig) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.read_timeout)
         .max_buf_size(MAX_BUFFER);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(8 << 20)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(limits.read_timeout);
+    bound_http2(&mut builder, limits);
     builder
 }

@@ -10,7 +10,10 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
 use http::HeaderName;
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -26,13 +29,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const WARNING: HeaderName = HeaderName::from_static("x-convoy-warning");
 
 /// HTTP/2 streams a client may have open on one connection.
-pub const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 256;
 
 /// Most bytes of an HTTP/2 request's head.
-pub const MAX_HEAD: u32 = 64 << 10;
+const MAX_HEAD: u32 = 64 << 10;
 
 /// How often an HTTP/2 connection is asked whether its client is still there.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// What the handlers need; built once by [`crate::app`].
 pub struct Context {
@@ -65,6 +68,19 @@ pub enum Ended {
     Drained,
     /// The grace period ran out first.
     Cut,
+}
+
+/// Sets what any HTTP/2 connection may take and how long its client may be silent.
+pub fn bound_http2(builder: &mut auto::Builder<TokioExecutor>, limits: &HttpConfig) {
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(8 << 20)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(limits.read_timeout);
 }
 
 /// A connection's bytes.

@@ -47,8 +47,8 @@ pub struct Slot<T> {
     pools: Pools,
     workers: Mutex<Vec<Workers>>,
     load: Box<Load<T>>,
-    /// Held while the slot changes: changes happen one after another.
-    changing: tokio::sync::Mutex<()>,
+    /// Held while the slot changes, whether or not somebody still waits for it: changes happen one after another.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<T: Served> Slot<T> {
@@ -64,7 +64,7 @@ impl<T: Served> Slot<T> {
             pools: Pools::default(),
             workers: Mutex::default(),
             load,
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
         };
         slot.put(fresh);
         Ok(slot)
@@ -90,9 +90,10 @@ impl<T: Served> Slot<T> {
     /// # Errors
     /// Whatever cannot be loaded; what served before goes on serving.
     pub async fn load(self: &Arc<Self>) -> anyhow::Result<Arc<T>> {
-        let _one_at_a_time = self.changing.lock().await;
+        let one_at_a_time = self.changing.clone().lock_owned().await;
         let slot = self.clone();
         let loading = tokio::task::spawn_blocking(move || {
+            let _until_it_is_put = one_at_a_time;
             let present = slot.get();
             let fresh = (slot.load)(present.as_ref())?;
             let served = fresh.served.clone();
