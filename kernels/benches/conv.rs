@@ -1,14 +1,15 @@
 //! Time of every distinct convolution of a network on this machine: `cargo bench -p kernels --bench conv --
-//! [resnet152|efficientnet-lite0] [batch] [threads] [repeats] [row]`. Weights are many enough not to stay in the caches,
-//! as they would not in the network.
+//! [resnet152|efficientnet-lite0] [portable] [batch] [threads] [repeats] [row]`. Weights are many enough not to stay in the
+//! caches, as they would not in the network.
 //!
-//! Prints the least of the repeats in milliseconds of processor time and the rate in GFLOP/s of one processor, counting
-//! the multiplications and additions of the plain sum whatever the method.
+//! Prints, for each instruction set that the CPU has (for plain Rust only if `portable` is said), the least of the repeats
+//! in milliseconds of processor time and the rate in GFLOP/s of one processor, counting the multiplications and additions of
+//! the plain sum whatever the method. Repeats of the sets take turns.
 
 #![allow(clippy::print_stdout, reason = "a report is what it is for")]
 
 use kernels::conv::{
-    Activation, Executor, ExecutorOptions, Head, Map, Method, Op, Panels, Place, Step, Window,
+    Activation, Executor, ExecutorOptions, Head, Isa, Map, Method, Op, Panels, Place, Step, Window,
 };
 
 /// A convolution.
@@ -107,41 +108,51 @@ fn main() {
     let (batch, threads, repeats) = (number(0, 1), number(1, 1), number(2, 5));
     let lite = args.iter().any(|arg| arg == "efficientnet-lite0");
     let layers: &[_] = if lite { &LITE_0 } else { &RESNET_152 };
-    println!("batch {batch}, threads {threads}, least of {repeats}");
-    let mut total = (0.0, 0.0);
+    let portable = args.iter().any(|arg| arg == "portable");
+    let isas: Vec<Isa> = Isa::available().filter(|&isa| portable || isa != Isa::PORTABLE).collect();
+    let names: Vec<String> = isas.iter().map(|isa| format!("{:>25}", isa.name())).collect();
+    println!("{:50}{}", format!("batch {batch}, threads {threads}, least of {repeats}"), names.concat());
+    let (mut total, mut all_flops) = (vec![0.0; isas.len()], 0.0);
     for (row, &(count, side, inputs, outputs, kernel, stride, kind)) in layers.iter().enumerate() {
         if numbers.get(3).is_some_and(|&only| only != row) {
             continue;
         }
         let layer = Layer { side, inputs, outputs, kernel, stride, kind };
-        let seconds = measure(&layer, batch, threads, repeats);
+        let seconds = measure(&layer, batch, threads, repeats, &isas);
         let flops = 2.0 * (batch * layer.weights() * (side / stride).pow(2)) as f64;
-        total = (total.0 + seconds * count as f64, total.1 + flops * count as f64);
-        println!(
-            "{row:2} {count:3} x {side:3} {inputs:4} -> {outputs:4} {kernel}x{kernel}/{stride} {:9} {:8.3} ms {:6.1} GFLOP/s",
-            layer.step().kernel(),
-            seconds * 1e3,
-            flops / seconds / 1e9
-        );
+        all_flops += flops * count as f64;
+        total.iter_mut().zip(&seconds).for_each(|(total, seconds)| *total += seconds * count as f64);
+        let kernel_name = layer.step().kernel();
+        let shape =
+            format!("{row:2} {count:3} x {side:3} {inputs:4} -> {outputs:4} {kernel}x{kernel}/{stride}");
+        println!("{:50}{}", format!("{shape} {kernel_name}"), columns(&seconds, flops));
     }
-    let (seconds, flops) = total;
-    println!(
-        "all convolutions {:.2} ms, {:.1} GFLOP/s, {:.2} images/s",
-        seconds * 1e3,
-        flops / seconds / 1e9,
-        batch as f64 / seconds
-    );
+    println!("{:50}{}", "all convolutions", columns(&total, all_flops));
 }
 
-/// Least processor time of a batch, in seconds.
-fn measure(layer: &Layer, batch: usize, threads: usize, repeats: usize) -> f64 {
+/// Milliseconds and GFLOP/s.
+fn columns(seconds: &[f64], flops: f64) -> String {
+    seconds.iter().map(|s| format!("{:9.3} ms {:6.1} GF/s", s * 1e3, flops / s / 1e9)).collect()
+}
+
+/// Least processor time of a batch with each instruction set, in seconds.
+fn measure(layer: &Layer, batch: usize, threads: usize, repeats: usize, isas: &[Isa]) -> Vec<f64> {
     let copies = (COLD / 4 / layer.weights()).clamp(1, 40);
-    let steps: Vec<Step> = (0..copies).map(|_| layer.step()).collect();
-    let options = ExecutorOptions { max_batch: batch, threads, portable: false, head: Head::default() };
-    let mut executor = Executor::new(steps, options).expect("threads");
-    executor.run(batch);
-    let times = (0..repeats).map(|_| time(&mut executor, batch) / copies as f64);
-    times.min_by(f64::total_cmp).expect("at least one repeat")
+    let executor = |&isa: &Isa| {
+        let steps = (0..copies).map(|_| layer.step()).collect();
+        let options = ExecutorOptions { max_batch: batch, threads, isa, head: Head::default() };
+        let mut executor = Executor::new(steps, options).expect("threads");
+        executor.run(batch);
+        executor
+    };
+    let mut executors: Vec<Executor> = isas.iter().map(executor).collect();
+    let mut least = vec![f64::INFINITY; isas.len()];
+    for _ in 0..repeats {
+        for (executor, least) in executors.iter_mut().zip(&mut least) {
+            *least = least.min(time(executor, batch) / copies as f64);
+        }
+    }
+    least
 }
 
 /// Processor seconds of one run, all threads together: what else the machine does counts little. The scheduler's clock

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use kernels::conv::{
-    Activation, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Op, Panels, Place, Step,
-    Window,
+    Activation, ConvError, Executor, ExecutorOptions, Head, Isa, Kernel, Map, Method, Op, Panels, Place,
+    Step, Window,
 };
 
 /// Sizes around tiles, panels and registers.
@@ -109,10 +109,15 @@ fn clamp(value: f64, activation: Activation) -> f64 {
 }
 
 /// How a case is run.
-const EVERY_WAY: [(usize, bool); 3] = [(1, false), (3, false), (1, true)];
+type Way = (usize, Isa);
 
-fn options(max_batch: usize, (threads, portable): (usize, bool)) -> ExecutorOptions {
-    ExecutorOptions { max_batch, threads, portable, head: Head::default() }
+/// Each instruction set that this CPU has, and the best with several threads.
+fn every_way() -> impl Iterator<Item = Way> {
+    Isa::available().map(|isa| (1, isa)).chain([(3, Isa::best())])
+}
+
+fn options(max_batch: usize, (threads, isa): Way) -> ExecutorOptions {
+    ExecutorOptions { max_batch, threads, isa, head: Head::default() }
 }
 
 /// Runs the steps on `input` and gives the output of every image without the padding.
@@ -197,7 +202,7 @@ impl Case {
         let (weight, bias) = self.weights();
         let mut expected = input.convolved(self.window, &weight, &bias, false);
         expected.at.iter_mut().for_each(|value| *value = clamp(*value, self.activation));
-        for way in EVERY_WAY {
+        for way in every_way() {
             let found = run(vec![self.step(None)], &input, options(self.input[0], way));
             assert_close(&found, &expected.at, self.tolerance(), &format!("{self:?} {way:?}"));
         }
@@ -214,7 +219,7 @@ impl Case {
         let expected: Vec<f64> =
             direct.at.iter().zip(&added.at).map(|(a, b)| clamp(a + b, self.activation)).collect();
         let addend = Place { slot, map: self.target() };
-        for way in EVERY_WAY {
+        for way in every_way() {
             let op = Op::Conv {
                 panels: Panels::pack(&weight, &bias, self.input[3], 1).unwrap(),
                 window: shortcut,
@@ -348,7 +353,7 @@ fn check_depthwise(size: [usize; 4], window: Window, over: usize) {
     let (weight, bias) = (noise(2, channels * window.kernel.pow(2)), noise(3, channels));
     let mut expected = input.grown(over).convolved(window, &weight, &bias, true);
     expected.at.iter_mut().for_each(|value| *value = clamp(*value, Activation::Relu6));
-    for way in EVERY_WAY {
+    for way in every_way() {
         let weights = Panels::pack_depthwise(&weight, &bias, window.kernel).unwrap();
         let op = Op::Depthwise { weights, window, activation: Activation::Relu6 };
         let source = Place { slot: 0, map: Map::new(height, width, channels) };
@@ -399,7 +404,7 @@ fn check_pooling([batch, height, width, channels]: [usize; 4]) {
         .flat_map(|image| (0..channels).map(move |channel| (image, channel)))
         .map(|(i, c)| mean(i, c))
         .collect();
-    for way in EVERY_WAY {
+    for way in every_way() {
         let target = Place { slot: 1, map: Map::new(maxima.height, maxima.width, channels) };
         let step = Step::new(Op::MaxPool { window: same(3, 2) }, source, target).unwrap();
         assert_close(&run(vec![step], &input, options(batch, way)), &maxima.at, 0.0, "largest");
@@ -419,16 +424,21 @@ fn pooling_is_right_at_every_size_of_every_dimension() {
 #[test]
 fn a_result_depends_neither_on_company_nor_on_the_team() {
     let case = Case { method: Method::Fastest, ..Case::new([5, 14, 14, 64], 64, same(3, 1)) };
-    for case in [case, Case { window: same(3, 2), ..case }, Case { window: same(1, 1), ..case }] {
+    let cases = [case, Case { window: same(3, 2), ..case }, Case { window: same(1, 1), ..case }];
+    for (case, isa) in cases.into_iter().flat_map(|case| Isa::available().map(move |isa| (case, isa))) {
         let input = Pictures::noise(1, case.input);
-        let together = run(vec![case.step(None)], &input, options(5, (1, false)));
-        let shared = run(vec![case.step(None)], &input, options(5, (3, false)));
+        let together = run(vec![case.step(None)], &input, options(5, (1, isa)));
+        let shared = run(vec![case.step(None)], &input, options(5, (3, isa)));
         assert_eq!(together, shared);
         let one = input.height * input.width * input.channels;
         for image in 0..5 {
             let alone = Pictures { batch: 1, at: input.at[image * one..][..one].to_vec(), ..input.clone() };
-            let alone = run(vec![case.step(None)], &alone, options(8, (2, false)));
-            assert_eq!(alone, together[image * alone.len()..][..alone.len()]);
+            let alone = run(vec![case.step(None)], &alone, options(8, (2, isa)));
+            assert_eq!(alone, together[image * alone.len()..][..alone.len()], "{}", isa.name());
+        }
+        if isa != Isa::PORTABLE {
+            let best = run(vec![case.step(None)], &input, options(5, (1, Isa::best())));
+            assert_eq!(together, best, "{} as {}", isa.name(), Isa::best().name());
         }
     }
 }
@@ -455,17 +465,18 @@ fn chain() -> Vec<Step> {
 #[test]
 fn a_head_that_images_pass_in_groups_changes_nothing() {
     let input = Pictures::noise(1, [5, 8, 8, 16]);
-    let whole = run(chain(), &input, options(5, (1, false)));
+    let whole = run(chain(), &input, options(5, (1, Isa::best())));
     for (steps, images) in [(1, 1), (2, 2), (2, 3), (2, 5), (2, 9), (2, 0)] {
         for max_batch in [5, 7] {
             let head = Head { steps, images };
-            let found = run(chain(), &input, ExecutorOptions { head, ..options(max_batch, (2, false)) });
+            let found =
+                run(chain(), &input, ExecutorOptions { head, ..options(max_batch, (2, Isa::best())) });
             assert_eq!(found, whole, "{head:?}");
         }
     }
     // What leaves the head would be overwritten by the next group.
     let head = Head { steps: 3, images: 2 };
-    assert!(Executor::new(chain(), ExecutorOptions { head, ..options(5, (1, false)) }).is_err());
+    assert!(Executor::new(chain(), ExecutorOptions { head, ..options(5, (1, Isa::best())) }).is_err());
 }
 
 /// The steps of an inverted bottleneck over 40x40 pixels, wide enough to be done in stripes: to 64 channels, across, and to
@@ -510,7 +521,7 @@ fn stripes_change_nothing() {
         let mut expected = input.clone();
         for (at, channels) in [64, 64, 24].into_iter().enumerate() {
             let step = bottleneck(window, [[0, 1]; 3], 24, None).remove(at);
-            let found = run(vec![step], &expected, options(3, (1, false)));
+            let found = run(vec![step], &expected, options(3, (1, Isa::best())));
             let side = 40_usize.div_ceil(if at > 0 { window.stride } else { 1 });
             let at = found.into_iter().map(f64::from).collect();
             expected = Pictures { batch: 3, height: side, width: side, channels, at };
@@ -520,7 +531,7 @@ fn stripes_change_nothing() {
         for slots in [[[0, 1], [1, 2], [2, 3]], [[0, 1], [1, 2], [2, 1]], [[0, 1], [1, 2], [2, 0]]] {
             for threads in 1..=3 {
                 let steps = bottleneck(window, slots, 24, None);
-                let found = run(steps, &input, options(4, (threads, false)));
+                let found = run(steps, &input, options(4, (threads, Isa::best())));
                 assert!(found == expected, "{window:?} {slots:?} {threads} threads");
             }
         }
@@ -532,14 +543,14 @@ fn stripes_may_add_what_they_began_with_and_keep_what_is_read_again() {
     let input = Pictures::noise(1, [2, 40, 40, 24]);
     let slots = [[0, 1], [1, 2], [2, 3]];
     let steps = |narrow, addend| bottleneck(same(3, 1), slots, narrow, addend);
-    let wide = run(vec![steps(24, None).remove(0)], &input, options(2, (1, false)));
+    let wide = run(vec![steps(24, None).remove(0)], &input, options(2, (1, Isa::best())));
     let wide: Vec<f64> = wide.into_iter().map(f64::from).collect();
     for (addend, narrow, added) in [([0, 24], 24, &input.at), ([1, 64], 64, &wide)] {
-        let plain = run(steps(narrow, None), &input, options(2, (1, false)));
+        let plain = run(steps(narrow, None), &input, options(2, (1, Isa::best())));
         let expected: Vec<f64> =
             plain.iter().zip(added).map(|(plain, added)| f64::from(*plain) + added).collect();
         for threads in 1..=2 {
-            let found = run(steps(narrow, Some(addend)), &input, options(2, (threads, false)));
+            let found = run(steps(narrow, Some(addend)), &input, options(2, (threads, Isa::best())));
             assert_close(&found, &expected, 1e-5, &format!("{addend:?} {threads} threads"));
         }
     }
@@ -563,15 +574,16 @@ fn a_network_in_miniature_scores_the_same_every_way() {
         method: Method::Fastest,
     };
     let steps = || {
-        let weights = Panels::pack_depthwise(&noise(4, 8 * 9), &noise(5, 8), 3).unwrap();
+        let weights = Panels::pack_depthwise(&noise(4, 16 * 9), &noise(5, 16), 3).unwrap();
         let across = Op::Depthwise { weights, window: same(3, 1), activation: Activation::Linear };
         let stem = Place { slot: 0, map: Map::input(7, 7, 3, 1) };
         vec![
-            Step::new(conv(3, 8, same(3, 2), None), stem, place(1, 4, 8)).unwrap(),
-            Step::new(Op::MaxPool { window: same(3, 1) }, place(1, 4, 8), place(2, 4, 8)).unwrap(),
-            Step::new(across, place(2, 4, 8), place(3, 4, 8)).unwrap(),
-            Step::new(conv(8, 8, same(3, 1), Some(place(2, 4, 8))), place(3, 4, 8), place(2, 4, 8)).unwrap(),
-            Step::new(conv(8, 17, same(3, 2), None), place(2, 4, 8), place(1, 2, 17)).unwrap(),
+            Step::new(conv(3, 16, same(3, 2), None), stem, place(1, 4, 16)).unwrap(),
+            Step::new(Op::MaxPool { window: same(3, 1) }, place(1, 4, 16), place(2, 4, 16)).unwrap(),
+            Step::new(across, place(2, 4, 16), place(3, 4, 16)).unwrap(),
+            Step::new(conv(16, 16, same(3, 1), Some(place(2, 4, 16))), place(3, 4, 16), place(2, 4, 16))
+                .unwrap(),
+            Step::new(conv(16, 17, same(3, 2), None), place(2, 4, 16), place(1, 2, 17)).unwrap(),
             Step::new(Op::AveragePool, place(1, 2, 17), place(2, 1, 17)).unwrap(),
             Step::new(conv(17, 5, same(1, 1), None), place(2, 1, 17), place(1, 1, 5)).unwrap(),
         ]
@@ -580,9 +592,9 @@ fn a_network_in_miniature_scores_the_same_every_way() {
     use Kernel::{AveragePool, Depthwise, Implicit, MaxPool, Pointwise, Rows, Winograd};
     assert_eq!(kernels, [Rows, MaxPool, Depthwise, Winograd, Implicit, AveragePool, Pointwise]);
     let input = Pictures::noise(1, [2, 7, 7, 3]);
-    let expected = run(steps(), &input, options(2, (1, true)));
+    let expected = run(steps(), &input, options(2, (1, Isa::PORTABLE)));
     let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-    for way in [(2, true), (1, false), (2, false)] {
+    for way in every_way().chain([(2, Isa::PORTABLE)]) {
         let head = Head { steps: 2, images: 1 };
         let found = run(steps(), &input, ExecutorOptions { head, ..options(2, way) });
         assert_close(&found, &expected, 1e-4, &format!("{way:?}"));
@@ -591,7 +603,7 @@ fn a_network_in_miniature_scores_the_same_every_way() {
 
 #[test]
 fn a_nan_reaches_the_output_through_every_step() {
-    for portable in [false, true] {
+    for isa in Isa::available() {
         let mut input = Pictures::noise(1, [1, 6, 6, 16]);
         input.at[16 * 14] = f64::NAN;
         let at = |slot, side| Place { slot, map: Map::new(side, side, 16) };
@@ -609,7 +621,7 @@ fn a_nan_reaches_the_output_through_every_step() {
             Step::new(conv(Method::Fastest), at(0, 6), at(1, 6)).unwrap(),
             Step::new(Op::AveragePool, at(1, 6), at(0, 1)).unwrap(),
         ];
-        let output = run(steps, &input, options(1, (1, portable)));
+        let output = run(steps, &input, options(1, (1, isa)));
         assert!(output.iter().all(|value| value.is_nan()), "{output:?}");
     }
 }
@@ -641,8 +653,8 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(good(), place(0, 9, 8), bare), "no room for panels");
     let pool = Op::MaxPool { window: same(3, 2) };
     assert!(refused(pool, place(0, 9, 8), place(1, 7, 8)), "windows beyond the picture");
-    let none = Executor::new(Vec::new(), options(1, (1, false)));
+    let none = Executor::new(Vec::new(), options(1, (1, Isa::best())));
     assert!(matches!(none, Err(ConvError::Empty)));
     let step = Step::new(good(), place(0, 9, 8), place(usize::MAX - 1, 9, 16)).unwrap();
-    assert!(Executor::new(vec![step], options(1, (1, false))).is_err());
+    assert!(Executor::new(vec![step], options(1, (1, Isa::best()))).is_err());
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use kernels::conv::{ConvError, Dense};
+use kernels::conv::{ConvError, Dense, Isa};
 
 /// Sizes around tiles, panels and registers.
 const SIZES: [usize; 6] = [1, 7, 31, 32, 33, 65];
@@ -20,7 +20,7 @@ fn noise(seed: u32, count: usize) -> Vec<f32> {
 fn check(rows: usize, inputs: usize, outputs: usize) {
     let (weight, bias, x) = (noise(1, inputs * outputs), noise(2, outputs), noise(3, rows * inputs));
     let pack = || Dense::pack(&weight, &bias, inputs).unwrap();
-    for layer in [pack(), pack().portable()] {
+    for layer in Isa::available().map(|isa| pack().with(isa)) {
         let width = layer.outputs();
         assert_eq!((layer.inputs(), width), (inputs, outputs.next_multiple_of(16)));
         let mut found = vec![f32::NAN; rows * width];

@@ -3,7 +3,9 @@
 //! Everything is laid out once; a forward pass allocates only the logits it returns. How a step is computed is the
 //! `kernels` crate's affair.
 
-use kernels::conv::{self, ConvError, Executor, ExecutorOptions, Head, Kernel, Map, Method, Panels, Place};
+use kernels::conv::{
+    self, ConvError, Executor, ExecutorOptions, Head, Isa, Kernel, Map, Method, Panels, Place,
+};
 
 use super::arch::Activation;
 use super::fold::{self, TensorSource};
@@ -45,7 +47,7 @@ impl CpuEngine {
         let CpuOptions { max_batch, threads } = options;
         let largest = plan.steps[..plan.head].iter().map(Step::traffic).max().unwrap_or(1);
         let head = Head { steps: plan.head, images: HEAD_ELEMENTS / largest };
-        let options = ExecutorOptions { max_batch, threads, portable: false, head };
+        let options = ExecutorOptions { max_batch, threads, isa: Isa::best(), head };
         let executor = Executor::new(steps, options).map_err(EngineError::forward)?;
         let table = |c: usize| std::array::from_fn(|value| (value as f32 / 255.0 - own.mean[c]) / own.std[c]);
         Ok(Self { executor, classes: plan.classes(), tables: Box::new(std::array::from_fn(table)) })

@@ -4,7 +4,7 @@
 
 use super::ConvError;
 use super::lanes::Isa;
-use super::micro::{Finish, LANES, MicroKernels, ROWS, Tile, row_tiles};
+use super::micro::{Finish, LANES, MOST_ROWS, MicroKernels, Tile};
 use super::panels::Panels;
 use super::team::share;
 
@@ -24,13 +24,13 @@ impl Dense {
     /// # Errors
     /// [`ConvError::Weights`] when lengths do not agree.
     pub fn pack(weight: &[f32], bias: &[f32], inputs: usize) -> Result<Self, ConvError> {
-        Ok(Self { panels: Panels::pack(weight, bias, inputs, 1)?, isa: Isa::detect() })
+        Ok(Self { panels: Panels::pack(weight, bias, inputs, 1)?, isa: Isa::best() })
     }
 
-    /// The same without special instructions.
+    /// The same with the instructions of `isa`.
     #[must_use]
-    pub fn portable(self) -> Self {
-        Self { isa: Isa::Portable, ..self }
+    pub fn with(self, isa: Isa) -> Self {
+        Self { isa, ..self }
     }
 
     /// Numbers of a row.
@@ -64,7 +64,7 @@ impl Dense {
         if count == 0 {
             return;
         }
-        let blocks = count.div_ceil((INPUT_BLOCK / inputs).max(ROWS));
+        let blocks = count.div_ceil((INPUT_BLOCK / inputs).max(MOST_ROWS));
         for block in 0..blocks {
             let range = share(count, blocks, block);
             let rows = &rows[range.start * inputs..range.end * inputs];
@@ -76,7 +76,7 @@ impl Dense {
     fn block(&self, rows: &[f32], out: &mut [f32]) {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let kernels = MicroKernels::of(self.isa);
-        let tiles = row_tiles(rows.len() / inputs);
+        let tiles = kernels.cut(rows.len() / inputs);
         let parts = tiles.clone().count();
         for panel in 0..self.panels.count() {
             let finish = Finish { bias: self.panels.bias(panel).as_ptr(), ..Finish::PLAIN };
@@ -84,7 +84,7 @@ impl Dense {
             for (first, count) in tiles.clone() {
                 let rows = &rows[first * inputs..][..count * inputs];
                 // Wrapping, because rows that the tile does not have may lie outside; they are not read.
-                let pointers: [*const f32; ROWS] =
+                let pointers: [*const f32; MOST_ROWS] =
                     std::array::from_fn(|row| rows.as_ptr().wrapping_add(row * inputs));
                 let tile = Tile {
                     rows: pointers.as_ptr(),

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::frame::{Frame, Scratch};
-use super::lanes::{Lanes, WIDTH, dispatch};
+use super::lanes::{Lanes, dispatch};
 use super::map::Map;
 use super::micro::{Finish, LANES};
 use super::panels::Depthwise;
@@ -280,7 +280,7 @@ unsafe fn windows<L: Lanes, const K: usize, const S: usize>(row: &Row<'_>, pixel
 unsafe fn neighbours<L: Lanes, const K: usize, const S: usize, const N: usize>(row: &Row<'_>, start: usize) {
     let (low, high) = (L::splat(row.finish.low), L::splat(row.finish.high));
     let rows = row.pixels.len() / row.columns;
-    for channel in row.channels.clone().step_by(WIDTH) {
+    for channel in row.channels.clone().step_by(L::WIDTH) {
         // SAFETY: there is a bias for each channel.
         let bias = unsafe { L::load(row.finish.bias.add(channel)) };
         let mut sums = [bias; N];
@@ -317,7 +317,7 @@ unsafe fn neighbours<L: Lanes, const K: usize, const S: usize, const N: usize>(r
 unsafe fn any_window<L: Lanes>(row: &Row<'_>, pixel: usize) {
     let (low, high) = (L::splat(row.finish.low), L::splat(row.finish.high));
     let rows = row.pixels.len() / row.columns;
-    for channel in row.channels.clone().step_by(WIDTH) {
+    for channel in row.channels.clone().step_by(L::WIDTH) {
         // SAFETY: there is a bias for each channel.
         let mut sum = unsafe { L::load(row.finish.bias.add(channel)) };
         let mut weights = row.weights_of(channel);

@@ -21,8 +21,8 @@ pub struct ExecutorOptions {
     pub max_batch: usize,
     /// Threads that work, the caller's included; at least one.
     pub threads: usize,
-    /// Use no special instructions.
-    pub portable: bool,
+    /// The instructions to use.
+    pub isa: Isa,
     /// Steps that a few images go through together before the next few do.
     pub head: Head,
 }
@@ -100,7 +100,7 @@ impl Executor {
             input,
             output,
             max_batch,
-            isa: if options.portable { Isa::Portable } else { Isa::detect() },
+            isa: options.isa,
             arena: Buffer::zeros(length + own * team.members()),
             passes,
             stripes,

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::lanes::WIDTH;
 use super::map::Map;
+use super::micro::LANES;
 use super::step::{Method, Window};
 
 /// An implementation.
@@ -30,7 +30,7 @@ impl Kernel {
     pub fn of_convolution(window: Window, method: Method, source: &Map, target: &Map) -> Self {
         let winograd = window.kernel == 3
             && window.stride == 1
-            && source.channels().is_multiple_of(WIDTH)
+            && source.channels().is_multiple_of(LANES)
             && source.border() == 0
             && target.pixels() > 1;
         match window.kernel {

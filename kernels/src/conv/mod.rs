@@ -41,6 +41,7 @@ mod winograd;
 pub use dense::Dense;
 pub use executor::{Executor, ExecutorOptions, Head};
 pub use kernel::Kernel;
+pub use lanes::Isa;
 pub use map::{MAX_EXTENT, Map};
 pub use panels::{Depthwise, Panels};
 pub use step::{Activation, Method, Op, Place, Step, Window};

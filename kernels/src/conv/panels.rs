@@ -98,22 +98,15 @@ impl Panels {
     }
 
     /// A panel in portions, empty where there is no such panel: for fetching it ahead bit by bit.
-    pub(super) fn portions(&self, at: usize, count: usize) -> Portions<'_> {
-        portions(if at < self.count() { self.panel(at) } else { &[] }, count)
+    pub(super) fn portions(&self, at: usize, count: usize) -> std::slice::Chunks<'_, f32> {
+        let panel: &[f32] = if at < self.count() { self.panel(at) } else { &[] };
+        panel.chunks(panel.len().div_ceil(count).max(1))
     }
 
     /// Bias of one panel's channels.
     pub(super) fn bias(&self, at: usize) -> &[f32] {
         &self.bias.floats()[at * LANES..][..LANES]
     }
-}
-
-/// Neighbouring parts of a slice.
-pub(super) type Portions<'a> = std::slice::Chunks<'a, f32>;
-
-/// At most `count` portions of nearly equal length that make up `floats`.
-pub(super) fn portions(floats: &[f32], count: usize) -> Portions<'_> {
-    floats.chunks(floats.len().div_ceil(count).max(1))
 }
 
 /// A depthwise convolution's weights, `[ceil(channels / 16), kernel, kernel, 16]`, and bias.

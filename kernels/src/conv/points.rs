@@ -10,7 +10,7 @@
 //! differ.
 #![allow(unsafe_code)]
 
-use super::lanes::{Lanes, WIDTH};
+use super::lanes::Lanes;
 use super::micro::{Finish, LANES};
 
 /// Outputs of a tile in each direction.
@@ -63,7 +63,7 @@ const G: [[f32; 3]; SIDE] = [
 pub(super) struct Input {
     /// The tile's pixels, row by row.
     pub(super) pixels: [*const f32; POINTS],
-    /// Floats at each pixel, a multiple of [`WIDTH`].
+    /// Floats at each pixel, a multiple of [`LANES`].
     pub(super) channels: usize,
     /// Where point 0 goes; `channels` floats a point.
     pub(super) out: *mut f32,
@@ -93,7 +93,7 @@ pub(super) unsafe fn transform_input<L: Lanes>(input: &Input) {
 #[inline(always)]
 unsafe fn transform_input_of<L: Lanes, const ROWS: bool, const COLUMNS: bool>(input: &Input) {
     let inside = |short: bool, at: usize| !short || at < SHORT_SIDE;
-    for channel in (0..input.channels).step_by(WIDTH) {
+    for channel in (0..input.channels).step_by(L::WIDTH) {
         let zero = L::splat(0.0);
         let mut rows = [[zero; SIDE]; SIDE];
         for (y, row) in rows.iter_mut().enumerate().filter(|&(y, _)| inside(ROWS, y)) {
@@ -162,7 +162,7 @@ pub(super) unsafe fn transform_weights<L: Lanes>(job: Weights<'_>) {
     debug_assert!(job.step >= depth * LANES && job.out.len() >= 2 * SIDE * job.step);
     let (panel, out) = (job.panel.as_ptr(), job.out.as_mut_ptr());
     let down = G[PAIRS[job.pair][0]].map(L::splat);
-    for at in (0..depth * LANES).step_by(WIDTH) {
+    for at in (0..depth * LANES).step_by(L::WIDTH) {
         let first = at / LANES * 9 * LANES + at % LANES;
         let column = |x: usize| -> [L; 2] {
             // SAFETY: the panel has 9 taps of `LANES` weights for each channel.
@@ -243,7 +243,7 @@ pub(super) unsafe fn transform_output<L: Lanes>(job: &Output) {
 unsafe fn transform_output_of<L: Lanes, const ROWS: bool, const COLUMNS: bool>(job: &Output) {
     let zero = L::splat(0.0);
     let (low, high) = (L::splat(job.finish.low), L::splat(job.finish.high));
-    for lane in (0..LANES).step_by(WIDTH) {
+    for lane in (0..LANES).step_by(L::WIDTH) {
         let mut half = [[zero; SIDE]; TILE];
         for x in (0..SIDE).filter(|&x| !COLUMNS || !is_long(x)) {
             let column = output_row::<L, ROWS>(std::array::from_fn(|y| match ROWS && is_long(y) {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::frame::Frame;
-use super::lanes::{Lanes, WIDTH, dispatch};
+use super::lanes::{Lanes, dispatch};
 use super::step::{Place, Window};
 
 /// The largest value of each window.
@@ -106,7 +106,7 @@ unsafe fn rectangle(
 /// The CPU has the instructions of `L`; the rectangle's pixels and its output are good for `pixel` floats.
 #[inline(always)]
 unsafe fn largest<L: Lanes>(window: &Rectangle) {
-    for channel in (0..window.pixel).step_by(WIDTH) {
+    for channel in (0..window.pixel).step_by(L::WIDTH) {
         // SAFETY: the caller's promise, here and below.
         let mut most = unsafe { L::load(window.first.add(channel)) };
         for y in 0..window.rows {
@@ -126,7 +126,7 @@ unsafe fn largest<L: Lanes>(window: &Rectangle) {
 #[inline(always)]
 unsafe fn mean<L: Lanes>(picture: &Rectangle) {
     let count = (picture.rows * picture.columns) as f32;
-    for channel in (0..picture.pixel).step_by(WIDTH) {
+    for channel in (0..picture.pixel).step_by(L::WIDTH) {
         let mut sum = L::splat(0.0);
         for y in 0..picture.rows {
             for x in 0..picture.columns {

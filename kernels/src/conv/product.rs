@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::frame::{Frame, Scratch};
 use super::kernel::Kernel;
-use super::micro::{LANES, Tile, row_tiles};
+use super::micro::{LANES, Tile};
 use super::panels::Panels;
 use super::step::{Ending, Place, Window};
 use super::team::share;
@@ -141,15 +141,15 @@ impl Product {
         piece: &Piece,
     ) {
         let count = piece.rows.len();
-        let tiles = row_tiles(count).count();
+        let tiles = frame.kernels.cut(count);
         // SAFETY: the rows lie in the batch.
         unsafe { self.point(frame, scratch, source, target, piece.rows.clone()) };
         let pixel = piece.rows.start * target.map.stride();
         for panel in piece.panels.clone() {
             let lane = panel * LANES;
             let finish = end.finish(frame, self.panels.bias(panel).as_ptr(), pixel + lane);
-            let mut ahead = self.panels.portions(panel + 1, tiles);
-            for (first, rows) in row_tiles(count) {
+            let mut ahead = self.panels.portions(panel + 1, tiles.clone().count());
+            for (first, rows) in tiles.clone() {
                 let tile = Tile {
                     rows: scratch.pointers[first..].as_ptr(),
                     row_step: count,

@@ -11,8 +11,8 @@ use std::ops::Range;
 use super::frame::{Frame, Scratch};
 use super::lanes::dispatch;
 use super::map::Map;
-use super::micro::{Finish, LANES, ROWS, Tile, row_tiles};
-use super::panels::{Panels, portions};
+use super::micro::{Finish, LANES, MOST_ROWS, Tile};
+use super::panels::Panels;
 use super::points::{
     self, POINTS, SHORT_TILE, SIDE, Short, TILE, transform_input, transform_output, transform_weights,
 };
@@ -119,6 +119,8 @@ struct Product<'a> {
     inputs: *const f32,
     weights: &'a [f32],
     sums: &'a mut [f32],
+    /// Weights that are needed soon. They are fetched ahead during the last tile, and before it each tile's inputs during the
+    /// one before: of a large batch they lie in the last level cache.
     ahead: &'a [f32],
 }
 
@@ -127,11 +129,18 @@ impl Product<'_> {
     /// `inputs` is good for `[tiles, depth]`, and nobody writes there.
     unsafe fn run(self, frame: &Frame<'_>) {
         let depth = self.weights.len() / LANES;
-        let tiles = row_tiles(self.sums.len() / LANES);
-        let mut ahead = portions(self.ahead, tiles.clone().count());
+        let tiles = frame.kernels.cut(self.sums.len() / LANES);
+        let mut following = tiles.clone().skip(1);
         for (start, rows) in tiles {
+            let ahead = match following.next() {
+                Some((next, rows)) => {
+                    let first = self.inputs.wrapping_add(next * depth);
+                    first..first.wrapping_add(rows * depth)
+                }
+                None => self.ahead.as_ptr_range(),
+            };
             // Wrapping, because rows that the tile does not have may lie outside; they are not read.
-            let inputs: [*const f32; ROWS] =
+            let inputs: [*const f32; MOST_ROWS] =
                 std::array::from_fn(|r| self.inputs.wrapping_add((start + r) * depth));
             let tile = Tile {
                 rows: inputs.as_ptr(),
@@ -139,7 +148,7 @@ impl Product<'_> {
                 taps: 1,
                 depth,
                 panel: self.weights.as_ptr(),
-                ahead: ahead.next().unwrap_or_default().as_ptr_range(),
+                ahead,
                 out: self.sums[start * LANES..][..rows * LANES].as_mut_ptr(),
                 out_step: LANES,
                 finish: Finish::PLAIN,

@@ -7,17 +7,17 @@
 
 use std::ops::Range;
 
-use super::lanes::Isa;
+use super::lanes::{Isa, Set};
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-/// Output channels of a panel: two AVX2 registers.
+/// Output channels of a panel: two AVX2 registers, or one of AVX-512.
 pub(super) const LANES: usize = 16;
 
-/// Most rows of a tile: 6 x 2 accumulators, 2 weights and 1 broadcast fill AVX2's 16 registers.
-pub(super) const ROWS: usize = 6;
+/// Most rows of a tile of any instruction set.
+pub(super) const MOST_ROWS: usize = 12;
 
 /// What one call multiplies and where the result goes.
 ///
@@ -94,21 +94,31 @@ pub(super) type TileFn = unsafe fn(&Tile);
 /// The micro-kernels of one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MicroKernels {
-    /// `tiles[n - 1]` computes `n` rows.
-    tiles: [TileFn; ROWS],
+    /// `tiles[n - 1]` computes `n` rows; at most [`MOST_ROWS`].
+    tiles: &'static [TileFn],
 }
 
 impl MicroKernels {
     /// Those of an instruction set.
     pub(super) fn of(isa: Isa) -> Self {
-        match isa {
-            Isa::Portable => portable::KERNELS,
+        match isa.0 {
+            Set::Portable => portable::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::KERNELS,
+            Set::Avx2 => x86::AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86::AVX512,
         }
     }
 
-    /// Computes `tile` with `rows` rows, `1..=ROWS`.
+    /// Cuts `total` rows into tiles of nearly equal size, start and length of each: tiles of a few rows cannot keep two FMA
+    /// units of latency 4 busy.
+    pub(super) fn cut(&self, total: usize) -> impl Iterator<Item = (usize, usize)> + Clone + use<> {
+        let count = total.div_ceil(self.tiles.len()).max(1);
+        let (rows, longer) = (total / count, total % count);
+        (0..count).map(move |at| (at * rows + at.min(longer), rows + usize::from(at < longer)))
+    }
+
+    /// Computes `tile` with so many rows, one of the lengths that [`MicroKernels::cut`] gives.
     ///
     /// # Safety
     /// As [`TileFn`].
@@ -117,12 +127,4 @@ impl MicroKernels {
         // SAFETY: the caller's promise is the one `TileFn` asks for.
         unsafe { self.tiles[rows - 1](tile) }
     }
-}
-
-/// Cuts `total` rows into tiles of nearly equal size, start and length of each: tiles of fewer than four rows cannot
-/// keep two FMA units of latency 4 busy with two accumulators a row.
-pub(super) fn row_tiles(total: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
-    let count = total.div_ceil(ROWS).max(1);
-    let (rows, longer) = (total / count, total % count);
-    (0..count).map(move |at| (at * rows + at.min(longer), rows + usize::from(at < longer)))
 }
