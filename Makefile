@@ -1,5 +1,5 @@
 # make run    build, set up models, serve on port 8080
-# make test   everything CI checks: format, lints, docs, tests, benches compiled
+# make test   everything CI checks: format, lints (benches too), docs, tests
 # make bench  criterion benches
 #
 # Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
@@ -29,7 +29,6 @@ $(FAQ): $(FAQ_DATA) | build
 
 test: check $(VENV) browser fixtures
 	$(CARGO) test --workspace --locked
-	$(CARGO) test --benches --no-run --locked
 
 check:
 	$(CARGO) fmt --all --check
