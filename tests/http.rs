@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use convoy::http::{Ended, Shutdown};
+use convoy::{
+    config::Config,
+    http::{Ended, Shutdown},
+};
 use reqwest::{Client, Response, StatusCode, header};
 use serde_json::{Value, json};
 use support::{Server, config, metric, photo};
@@ -340,6 +343,31 @@ async fn draining_turns_readiness_off_and_finishes_what_is_in_hand() {
         assert_eq!(ask.await.unwrap().unwrap().status(), StatusCode::OK);
     }
     drop(client);
+    assert_eq!(server.join(), Some(Ended::Drained));
+}
+
+/// Load balancers and clients keep connections open; none may be surprised by the port's closing while it sends.
+#[tokio::test]
+async fn before_the_port_closes_every_answer_ends_its_connection() {
+    let mut settings = Config { photos: None, ..config() };
+    settings.http.lame_duck = Duration::from_secs(4);
+    let mut server = Server::start(&settings);
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let head = read_head(stream).to_ascii_lowercase();
+        stream.read_exact(&mut [0; 7]).unwrap();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        head.contains("connection: close")
+    };
+    let mut old = TcpStream::connect(server.address).unwrap();
+    assert!(!ask(&mut old));
+    server.ask_to_stop(Shutdown::Orchestrated);
+    wait_for(&server, "convoy_ready", |ready| ready == 0.0).await;
+    let mut young = TcpStream::connect(server.address).unwrap();
+    for stream in [&mut old, &mut young] {
+        assert!(ask(stream), "the client is told");
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "and the connection ends");
+    }
     assert_eq!(server.join(), Some(Ended::Drained));
 }
 

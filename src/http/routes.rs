@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
     http::request::Parts,
@@ -151,6 +151,7 @@ pub(super) async fn answer(
     let route = Route::of(request.uri().path());
     let count = Count { route, arrived, metrics: &context.metrics, status: CLIENT_GONE };
     let under_v2 = request.uri().path().starts_with("/v2/");
+    let version = request.version();
     let (head, body) = request.into_parts();
     let mut body = Body::new(body);
     let terms = terms::of(&head.headers, peer, arrived, &context.limits, &context.clients);
@@ -166,7 +167,7 @@ pub(super) async fn answer(
         stages.read.record(read.as_secs_f64());
     }
     timing::announce(&mut reply, body.took(), arrived.elapsed());
-    if !body.discard().await {
+    if !body.discard().await || moves_on(version, context) {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if context.services.photos().is_ok_and(|photos| photos.model.random) {
@@ -174,6 +175,13 @@ pub(super) async fn answer(
     }
     count.finish(reply.status());
     reply.map(|body| Written::new(body, stages.write))
+}
+
+/// Whether the client should ask elsewhere next. Before the port closes, every answer says so: a connection that is closed
+/// while it is idle may lose the request that is just being sent on it, one that ends with an answer cannot. HTTP/2 has a
+/// handshake of its own for this.
+fn moves_on(version: Version, context: &Context) -> bool {
+    version < Version::HTTP_2 && context.services.readiness.draining()
 }
 
 fn panicked() -> Failure {
