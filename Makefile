@@ -3,7 +3,7 @@
 # make bench  criterion benches
 #
 # Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
-# which tests/page.rs drives and which only root can install. nasm, where it is installed, halves the time of JPEG decoding.
+# which tests/page.rs drives, and HAProxy, which tests/rollout.rs drives: only root can install them. nasm, where it is installed, halves the time of JPEG decoding.
 
 CARGO   ?= cargo
 PYTHON  ?= python3
@@ -13,7 +13,7 @@ FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/ans
 VENV    := .venv/ready
 SHARED  := $(wildcard ../shared/weights/expand_pack.py)
 
-.PHONY: run build test check bench browser fixtures clean
+.PHONY: run build test check bench browser balancer fixtures clean
 
 # WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
 run: build $(FAQ)
@@ -27,7 +27,7 @@ $(FAQ): $(FAQ_DATA) | build
 	$(CONVOY) faq train --questions weights/faq/questions.tsv --duplicates weights/faq/duplicates.tsv \
 	    --answers weights/faq/answers.tsv --out $@
 
-test: check $(VENV) browser fixtures
+test: check $(VENV) browser balancer fixtures
 	$(CARGO) test --workspace --locked
 
 check:
@@ -53,6 +53,15 @@ browser:
 	    apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	else \
 	    echo "tests of the pages need a browser: install the package chromium" >&2; exit 1; \
+	fi
+
+# The load balancer of the rolling restart.
+balancer:
+	@command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] && exit; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq haproxy >/dev/null; \
+	else \
+	    echo "the test of the rolling restart needs a load balancer: install the package haproxy" >&2; exit 1; \
 	fi
 
 # Real weights for tests, where the shared fixtures are at hand.
