@@ -1,6 +1,7 @@
 # make run    build, set up models, serve on port 8080
 # make test   everything CI checks: format, lints (benches too), docs, tests
 # make bench  criterion benches
+# make manifests  only what tests/k8s checks of k8s/
 #
 # Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
 # which tests/page.rs drives, and HAProxy, which tests/rollout.rs drives: only root can install them. nasm, where it is installed, halves the time of JPEG decoding.
@@ -11,9 +12,10 @@ CONVOY  := $(or $(CARGO_TARGET_DIR),target)/release/convoy
 FAQ     ?= weights/faq.safetensors
 FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/answers.tsv
 VENV    := .venv/ready
+KUBECTL := .cache/kubectl
 SHARED  := $(wildcard ../shared/weights/expand_pack.py)
 
-.PHONY: run build test check bench browser balancer fixtures clean
+.PHONY: run build test check bench browser balancer fixtures manifests clean
 
 # WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
 run: build $(FAQ)
@@ -27,7 +29,7 @@ $(FAQ): $(FAQ_DATA) | build
 	$(CONVOY) faq train --questions weights/faq/questions.tsv --duplicates weights/faq/duplicates.tsv \
 	    --answers weights/faq/answers.tsv --out $@
 
-test: check $(VENV) browser balancer fixtures
+test: check $(VENV) $(KUBECTL) browser balancer fixtures
 	$(CARGO) test --workspace --locked
 
 check:
@@ -43,6 +45,14 @@ $(VENV): tests/requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+# What renders k8s/, fetched where none is installed.
+$(KUBECTL): | $(VENV)
+	.venv/bin/python tests/k8s/kubectl.py $@
+
+# Only the manifests, with the binary as it is built.
+manifests: build $(VENV) $(KUBECTL)
+	.venv/bin/python tests/k8s/check.py k8s --kubectl $(KUBECTL) --convoy $(CONVOY)
 
 # The browser that tests look at the pages with.
 browser:
