@@ -25,6 +25,7 @@ use crate::{
     metrics::{Metrics, UPKEEP},
     server::{self, Context, Ended, Port, Shutdown, terms::Clients},
     service::{Photos, Questions, Readiness, Services, Slot, photos::RANDOM_WEIGHTS, slot::Fresh},
+    trace::Tracer,
     v2::Statistics,
     vision::{
         Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, ModelInfo, Preprocessing, cpu::CpuOptions,
@@ -96,6 +97,7 @@ impl App {
     /// Whatever cannot be loaded, with the file named.
     pub fn build(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
+        let tracer = Tracer::start(&config.trace, metrics.traces()).context("no thread to send traces")?;
         let photos = config.photos.clone().map(|config| {
             let metrics = metrics.clone();
             Slot::open(Box::new(move |present| build_photos(&config, &metrics, present))).map(Arc::new)
@@ -113,6 +115,7 @@ impl App {
             metrics,
             limits: config.http,
             clients: Clients::new(config.clients.clone()),
+            tracer,
             statistics: Statistics::default(),
         };
         Ok(Self { context })
@@ -129,7 +132,7 @@ impl App {
         listeners: impl Into<Listeners>,
         shutdown: impl Future<Output = Shutdown>,
     ) -> Ended {
-        let metrics = self.context.metrics.clone();
+        let (metrics, tracer) = (self.context.metrics.clone(), self.context.tracer.clone());
         let services = &self.context.services;
         let (photos, questions) = (services.photos.clone(), services.questions.clone());
         let upkeep = tokio::spawn(async move {
@@ -146,6 +149,7 @@ impl App {
         let ports = [http].into_iter().chain(grpc).collect();
         let ended = server::serve(ports, context, shutdown).await;
         upkeep.abort();
+        tracer.flush().await;
         if ended == Ended::Drained {
             photos.iter().for_each(|slot| slot.close());
             questions.iter().for_each(|slot| slot.close());

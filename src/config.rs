@@ -5,6 +5,7 @@
 //! problems at once. This is the only module that reads the environment.
 
 mod fetch;
+mod trace;
 
 use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
@@ -12,6 +13,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use kernels::Transform;
 
 pub use fetch::FetchArgs;
+pub use trace::{CollectorConfig, TraceArgs, TraceConfig};
 
 use crate::{
     image::DecodeOptions,
@@ -127,6 +129,10 @@ pub struct ServeArgs {
     /// Milliseconds for requests in hand to finish after that.
     #[arg(long, env = "CONVOY_GRACE_MS", default_value_t = 25_000)]
     pub grace_ms: u64,
+
+    /// Whether and where requests' traces are sent.
+    #[command(flatten)]
+    pub trace: TraceArgs,
 }
 
 /// Which classifier photos are shown to, and how they are prepared for it.
@@ -185,6 +191,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// How clients are told apart.
     pub clients: ClientsConfig,
+    /// What becomes of traces.
+    pub trace: TraceConfig,
 }
 
 /// How clients are told apart, so that they share fairly.
@@ -311,8 +319,9 @@ impl ServeArgs {
         let faq = served(Service::Faq).then(|| self.faq(&mut checks));
         let http = self.http(&mut checks);
         let clients = self.clients(&mut checks);
+        let trace = self.trace.check(&mut checks);
         if checks.problems.is_empty() {
-            Ok(Config { bind: self.bind, grpc_bind: self.grpc_bind, photos, faq, http, clients })
+            Ok(Config { bind: self.bind, grpc_bind: self.grpc_bind, photos, faq, http, clients, trace })
         } else {
             Err(ConfigError { problems: checks.problems })
         }

@@ -21,6 +21,7 @@
 //! | [`faq`] | text cleaning, features, training, the FAQ model |
 //! | [`load`] | load on a server: when requests are sent, what becomes of them, reports |
 //! | [`weights`] | models by name: fetching, converting, checking files |
+//! | [`trace`] | a request's place in a trace; spans and how they leave |
 //! | [`metrics`] | every metric's name, help and buckets |
 //! | [`error`] | what can become of a request |
 //!
@@ -46,6 +47,7 @@ pub mod load;
 pub mod metrics;
 pub mod server;
 pub mod service;
+pub mod trace;
 pub mod v2;
 pub mod vision;
 pub mod weights;

@@ -3,6 +3,8 @@
 //! Handles are made here and passed to the code that counts; there is no global recorder. What a value means for a
 //! request (status codes, routes) is decided by the caller.
 
+mod process;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -12,6 +14,8 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use parking_lot::{Mutex, RwLock};
+
+use process::Process;
 
 /// Requests answered, by `route` and `status`.
 pub const HTTP_REQUESTS: &str = "convoy_http_requests_total";
@@ -37,6 +41,8 @@ pub const QUEUE_WAITING: &str = "convoy_queue_waiting";
 pub const DRAIN_SECONDS: &str = "convoy_predicted_drain_seconds";
 /// Share of the time since the last look that executors were at work, by `queue`.
 pub const BUSY: &str = "convoy_busy_fraction";
+/// Seconds that the batch that has run longest has been in its executor, 0 when none runs, by `queue`.
+pub const BATCH_AGE: &str = "convoy_batch_age_seconds";
 /// Seconds one batch is expected to take, by `queue` and `size`.
 pub const COST_SECONDS: &str = "convoy_batch_cost_seconds";
 /// Seconds from a request's head to the end of its body, by `route`.
@@ -53,6 +59,11 @@ pub const BATCH_WAIT_SECONDS: &str = "convoy_batch_wait_seconds";
 pub const EXECUTE_SECONDS: &str = "convoy_execute_seconds";
 /// Jobs per executed batch, by `queue`.
 pub const BATCH_SIZE: &str = "convoy_batch_size";
+
+/// Requests whose spans were recorded, by `outcome`.
+pub const TRACES: &str = "convoy_traces_total";
+/// Bytes of memory that the process's control group may have, 0 where there is no limit.
+pub const MEMORY_LIMIT: &str = "convoy_memory_limit_bytes";
 
 /// Histogram buckets for durations, in seconds: 50 µs to 60 s, about two per factor of three.
 const SECONDS: [f64; 18] = [
@@ -75,6 +86,7 @@ pub struct Metrics {
     answers: RwLock<HashMap<(&'static str, u16), Answers>>,
     calls: RwLock<HashMap<(&'static str, &'static str), Answers>>,
     stages: RwLock<HashMap<&'static str, Stages>>,
+    process: Process,
     /// Connections open now.
     pub connections: Gauge,
     /// 1 while ready.
@@ -99,6 +111,17 @@ pub struct Stages {
     pub write: Histogram,
 }
 
+/// Handles of what becomes of requests whose spans were recorded.
+#[derive(Clone)]
+pub struct TraceMetrics {
+    /// The collector has them.
+    pub exported: Counter,
+    /// The collector did not take them.
+    pub failed: Counter,
+    /// They found the queue full.
+    pub full: Counter,
+}
+
 /// Handles of one queue and its scheduler.
 #[derive(Clone)]
 pub struct QueueMetrics {
@@ -108,6 +131,8 @@ pub struct QueueMetrics {
     pub waiting: Gauge,
     /// Predicted seconds until everything admitted is done.
     pub drain: Gauge,
+    /// Seconds that the oldest running batch has run.
+    pub batch_age: Gauge,
     /// Seconds from submission to the batch while every executor was busy.
     pub queue: Histogram,
     /// Seconds from submission to the batch while an executor waited for company.
@@ -179,9 +204,11 @@ impl Metrics {
         let connections = recorder.register_gauge(&Key::from_name(HTTP_CONNECTIONS), &METADATA);
         let ready = recorder.register_gauge(&Key::from_name(READY), &METADATA);
         let shared_photos = recorder.register_counter(&Key::from_name(SHARED_PHOTOS), &METADATA);
+        let (handle, recorder) = (recorder.handle(), Arc::new(recorder));
         Self {
-            handle: recorder.handle(),
-            recorder: Arc::new(recorder),
+            handle,
+            process: Process::new(recorder.clone()),
+            recorder,
             answers: RwLock::default(),
             calls: RwLock::default(),
             stages: RwLock::default(),
@@ -207,6 +234,7 @@ impl Metrics {
             depth: gauge(QUEUE_DEPTH),
             waiting: gauge(QUEUE_WAITING),
             drain: gauge(DRAIN_SECONDS),
+            batch_age: gauge(BATCH_AGE),
             queue: histogram(QUEUE_SECONDS),
             batch_wait: histogram(BATCH_WAIT_SECONDS),
             execute: histogram(EXECUTE_SECONDS),
@@ -227,6 +255,15 @@ impl Metrics {
                 fraction: gauge(BUSY),
             })),
         }
+    }
+
+    /// Handles for traces.
+    pub fn traces(&self) -> TraceMetrics {
+        let outcome = |outcome: &'static str| {
+            let labels = vec![Label::new("outcome", outcome)];
+            self.recorder.register_counter(&Key::from_parts(TRACES, labels), &METADATA)
+        };
+        TraceMetrics { exported: outcome("exported"), failed: outcome("failed"), full: outcome("queue_full") }
     }
 
     /// Handles for reading and writing on `route`.
@@ -293,6 +330,7 @@ impl Metrics {
 
     /// The exposition text of every metric.
     pub fn render(&self) -> String {
+        self.process.sample();
         self.handle.render()
     }
 
@@ -328,6 +366,9 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge(QUEUE_WAITING, "Jobs waiting for an executor, by queue.");
     gauge(DRAIN_SECONDS, "Seconds until everything admitted would be done, as predicted, by queue.");
     gauge(BUSY, "Share of the time since the last look that executors were at work, by queue.");
+    gauge(BATCH_AGE, "Seconds that the batch that has run longest has run, 0 when none runs, by queue.");
+    counter(TRACES, "Requests whose spans were recorded, by outcome.");
+    gauge(MEMORY_LIMIT, "Bytes of memory that the process may have, 0 where there is no limit.");
     gauge(COST_SECONDS, "Seconds one batch is expected to take, by queue and size.");
     let seconds = Some(Unit::Seconds);
     histogram(HTTP_SECONDS, seconds, "Seconds from a request's head to its answer, by route.");

@@ -84,10 +84,28 @@ fn the_v2_protocol_stands_between_services_and_transports() {
 }
 
 #[test]
+fn traces_know_what_a_request_took_and_not_what_it_was() {
+    let words = [
+        "crate::http",
+        "crate::grpc",
+        "crate::server",
+        "crate::v2",
+        "crate::batch",
+        "crate::vision",
+        "crate::faq",
+        "hyper",
+    ];
+    assert_eq!(offences(&under("trace"), &words), [""; 0]);
+    for module in ["batch", "faq", "image", "metrics", "service", "v2", "vision", "weights"] {
+        assert_eq!(offences(&under(module), &["crate::trace"]), [""; 0]);
+    }
+}
+
+#[test]
 fn only_config_reads_the_environment() {
     for module in [
         "app", "batch", "cli", "error", "faq", "grpc", "http", "image", "load", "metrics", "server",
-        "service", "v2", "vision", "weights",
+        "service", "trace", "v2", "vision", "weights",
     ] {
         assert_eq!(offences(&under(module), &["env::var", "env = \"", "option_env!"]), [""; 0]);
     }

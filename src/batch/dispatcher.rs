@@ -150,6 +150,12 @@ impl<J> Dispatcher<J> {
         (self.busy + running).as_secs_f64()
     }
 
+    /// How long the batch that has run longest has run; zero when none runs.
+    pub fn batch_age(&self, now: Instant) -> Duration {
+        let began = self.workers.iter().filter_map(|worker| worker.busy).map(|(began, _)| began).min();
+        began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
+    }
+
     /// Takes `count` seats for jobs on their way, all or none.
     ///
     /// # Errors

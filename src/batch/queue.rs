@@ -54,6 +54,8 @@ pub struct Timing {
     pub batch_wait: Duration,
     /// In the executor.
     pub execute: Duration,
+    /// When the executor took it. `None` where it did not.
+    pub executed: Option<Instant>,
     /// Jobs in its batch.
     pub batch: usize,
 }
@@ -99,6 +101,7 @@ impl<E: Executor> Shared<E> {
         self.metrics.depth.set(dispatcher.depth() as f64);
         self.metrics.waiting.set(dispatcher.ready() as f64);
         self.metrics.drain.set(dispatcher.drain_seconds(now));
+        self.metrics.batch_age.set(dispatcher.batch_age(now).as_secs_f64());
         let busy = dispatcher.busy_seconds(now) / self.workers as f64;
         let costs: Vec<_> = dispatcher.costs().rows().collect();
         drop(dispatcher);

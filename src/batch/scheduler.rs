@@ -251,7 +251,7 @@ impl<E: Executor> Worker<E> {
             let queue = waited - batch_wait;
             metrics.queue.record(queue.as_secs_f64());
             metrics.batch_wait.record(batch_wait.as_secs_f64());
-            Timing { queue, batch_wait, execute: Duration::ZERO, batch: size }
+            Timing { queue, batch_wait, execute: Duration::ZERO, executed: Some(started), batch: size }
         };
         batch.routes.iter().map(timing).collect()
     }
@@ -264,8 +264,12 @@ impl<E: Executor> Worker<E> {
             let started = Instant::now();
             match self.attempt(&batch.inputs) {
                 Ok(results) => {
-                    let timing =
-                        Timing { execute: started.elapsed(), batch: results.len(), ..Timing::default() };
+                    let timing = Timing {
+                        execute: started.elapsed(),
+                        executed: Some(started),
+                        batch: results.len(),
+                        ..Timing::default()
+                    };
                     self.answer(batch.routes, results, |_| timing);
                 }
                 Err(failure) if batch.routes.len() == 1 => self.fail(batch, failure),

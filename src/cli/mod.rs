@@ -121,5 +121,5 @@ fn log_panic(info: &panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let message = info.payload_as_str().unwrap_or("panic without a message");
     let location = info.location().map(ToString::to_string);
-    tracing::error!(thread = thread.name(), location, message, "panic");
+    tracing::error!(thread = thread.name(), location, reason = message, "panic");
 }

@@ -4,6 +4,7 @@
 //! own, each for the one message it is reading.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     net::IpAddr,
     panic::AssertUnwindSafe,
@@ -32,14 +33,15 @@ use super::{
         grpc_inference_service_server::{self, GrpcInferenceServiceServer},
     },
     status,
+    traced::{self, Timelines},
 };
 use crate::{
-    metrics::Metrics,
     server::{
         Context, WARNING,
         terms::{self, DEADLINE, GRPC_TIMEOUT},
     },
     service::photos::RANDOM_WEIGHTS,
+    trace::{Ended, Span, Stretch},
 };
 
 /// Most bytes of a message that holds no tensors.
@@ -128,6 +130,26 @@ fn route(path: &str) -> (Kind, &'static str) {
     }
 }
 
+/// The method with its service; `_OTHER`, as the conventions have it, for what is not served.
+fn full_name(kind: Kind, method: &'static str) -> Cow<'static, str> {
+    let service = match kind {
+        Kind::Plain | Kind::Slow | Kind::Infer | Kind::InferStream => {
+            grpc_inference_service_server::SERVICE_NAME
+        }
+        Kind::Health | Kind::HealthWatch => health_server::SERVICE_NAME,
+        Kind::Reflection => REFLECTION,
+        Kind::ReflectionAlpha => REFLECTION_ALPHA,
+        Kind::Unknown => return "_OTHER".into(),
+    };
+    format!("{service}/{}", method.strip_prefix("Health").unwrap_or(method)).into()
+}
+
+/// Whether machines ask it every few seconds: traces of that tell nobody anything.
+fn is_polled(kind: Kind, method: &str) -> bool {
+    matches!(kind, Kind::Health | Kind::HealthWatch)
+        || matches!(method, "ServerLive" | "ServerReady" | "ModelReady")
+}
+
 type Handler = Box<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
 fn handler<S>(service: S) -> Handler
@@ -194,8 +216,7 @@ impl Calls {
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Ending> {
         let arrived = Instant::now();
         let (kind, method) = route(request.uri().path());
-        let metrics = self.context.metrics.clone();
-        let mut count = Count { method, arrived, metrics, status: Code::Cancelled };
+        let mut count = Count::begin((kind, method), &request, arrived, &self.context);
         let handled = AssertUnwindSafe(self.handle(kind, request, peer, arrived)).catch_unwind().await;
         let handled = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(status::panicked()));
         let (mut response, bounds) = handled.unwrap_or_else(|status| (status.into_http(), Bounds::default()));
@@ -203,6 +224,7 @@ impl Calls {
             response.headers_mut().insert(WARNING, http::HeaderValue::from_static(RANDOM_WEIGHTS));
         }
         count.see(response.headers());
+        count.timelines = response.extensions_mut().remove();
         response.map(|body| Ending { body: Some(body), count, bounds })
     }
 
@@ -362,15 +384,30 @@ impl http_body::Body for Ending {
     }
 }
 
-/// Counts a call when it has ended; as cancelled where no status was sent.
+/// Counts, logs and traces a call when it has ended; as cancelled where no status was sent.
 struct Count {
+    kind: Kind,
     method: &'static str,
     arrived: Instant,
-    metrics: Arc<Metrics>,
+    context: Arc<Context>,
+    span: Span,
     status: Code,
+    timelines: Option<Timelines>,
 }
 
 impl Count {
+    fn begin(
+        (kind, method): (Kind, &'static str),
+        request: &Request<Incoming>,
+        arrived: Instant,
+        context: &Arc<Context>,
+    ) -> Self {
+        let (tracer, headers) = (&context.tracer, request.headers());
+        let span = if is_polled(kind, method) { tracer.join(headers) } else { tracer.begin(headers) };
+        let (context, status) = (context.clone(), Code::Cancelled);
+        Self { kind, method, arrived, context, span, status, timelines: None }
+    }
+
     /// Remembers the status, if `headers` have one.
     fn see(&mut self, headers: &HeaderMap) {
         if let Some(status) = Status::from_header_map(headers) {
@@ -382,11 +419,23 @@ impl Count {
 impl Drop for Count {
     fn drop(&mut self) {
         let took = self.arrived.elapsed();
-        let (method, status, ms) = (self.method, status::name(self.status), took.as_secs_f64() * 1e3);
-        self.metrics.called(method, status, took);
-        tracing::info!(target: "access", method, status, ms);
+        let (method, status) = (self.method, status::name(self.status));
+        // More digits than of microseconds say nothing.
+        let ms = (took.as_secs_f64() * 1e6).round() / 1e3;
+        let (trace_id, span_id) = (self.span.ids.trace, self.span.ids.span);
+        self.context.metrics.called(method, status, took);
+        tracing::info!(target: "access", method, status, ms, %trace_id, %span_id);
         if matches!(self.status, Code::Internal | Code::Unknown | Code::DataLoss) {
-            tracing::warn!(method, status, ms, "call failed");
+            tracing::warn!(method, status, ms, %trace_id, %span_id, "call failed");
+        }
+        if self.span.is_recorded() {
+            let ended = Ended {
+                outcome: traced::outcome(full_name(self.kind, method), self.status),
+                whole: Stretch { began: self.arrived, took },
+                read: None,
+                timelines: self.timelines.take().map_or_else(Vec::new, |timelines| timelines.0),
+            };
+            self.context.tracer.record(&self.span.ids, ended);
         }
     }
 }
@@ -411,6 +460,9 @@ mod tests {
             ("ModelInfer", (Kind::Unknown, "unknown")),
         ] {
             assert_eq!(route(path), expected, "{path}");
+            let (kind, method) = expected;
+            let full = if kind == Kind::Unknown { "_OTHER" } else { &path[1..] };
+            assert_eq!(full_name(kind, method), full);
         }
     }
 }

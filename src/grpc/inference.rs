@@ -23,6 +23,7 @@ use super::{
         grpc_inference_service_server::GrpcInferenceService, repository_index_response::ModelIndex,
     },
     status,
+    traced::Timelines,
 };
 use crate::{
     batch::Terms,
@@ -77,13 +78,13 @@ impl Inference {
         message: ModelInferRequest,
         terms: &Terms,
         arrived: Instant,
-    ) -> Result<ModelInferResponse, Error> {
+    ) -> Result<(ModelInferResponse, Timelines), Error> {
         let model = Model::find(&self.context.services, &message.model_name, given(&message.model_version))?;
         let counted = self.context.statistics.of_model(&model);
         match self.score(&model, message, terms, arrived).await {
             Ok((answer, measured)) => {
                 counted.succeeded(arrived.elapsed(), &measured);
-                Ok(answer)
+                Ok((answer, Timelines(measured.timelines)))
             }
             Err(error) => {
                 counted.failed(arrived.elapsed(), reason(&error));
@@ -121,7 +122,7 @@ impl Inference {
         let answered = AssertUnwindSafe(self.infer(message, &terms, at)).catch_unwind().await;
         drop(place);
         let (error_message, mut answer) = match answered {
-            Ok(Ok(answer)) => (String::new(), answer),
+            Ok(Ok((answer, _))) => (String::new(), answer),
             Ok(Err(error)) => (error.to_string(), message::unanswered(name, id)),
             Err(_logged_by_the_panic_hook) => {
                 (status::panicked().message().to_owned(), message::unanswered(name, id))
@@ -218,8 +219,11 @@ impl GrpcInferenceService for Inference {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let Ask { arrived, terms, .. } = ask_of(&request);
-        let answer = self.infer(request.into_inner(), &terms, arrived).await;
-        answer.map(Response::new).map_err(|error| status::of(&error))
+        let answered = self.infer(request.into_inner(), &terms, arrived).await;
+        let (answer, timelines) = answered.map_err(|error| status::of(&error))?;
+        let mut response = Response::new(answer);
+        response.extensions_mut().insert(timelines);
+        Ok(response)
     }
 
     type ModelStreamInferStream =

@@ -2,7 +2,7 @@
 //!
 //! [`Grpc`] is what a port brings to [`crate::server`]. `calls` finds the handler of a call and bounds, times and counts it;
 //! `inference` is the V2 protocol, whose meaning is [`crate::v2`]'s, with `message` and `describe` to and from protobuf,
-//! `status` for errors and [`codec`] for bytes; `health` is `grpc.health.v1`. Reflection answers with what `build.rs` made.
+//! `status` for errors, `traced` for spans and [`codec`] for bytes; `health` is `grpc.health.v1`. Reflection answers with what `build.rs` made.
 
 mod calls;
 pub mod codec;
@@ -11,6 +11,7 @@ mod health;
 mod inference;
 mod message;
 mod status;
+mod traced;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 

@@ -11,7 +11,7 @@ use hyper::{
 };
 
 use super::reply::Failure;
-use crate::config::HttpConfig;
+use crate::{config::HttpConfig, trace::Stretch};
 
 /// Unread bodies up to this size are read and dropped before the answer, which keeps the connection usable: the bytes are
 /// mostly in the socket already, and a reconnect costs the client more.
@@ -23,13 +23,13 @@ const DISCARD_TIME: Duration = Duration::from_millis(250);
 /// A request's body, which a handler may or may not come to read.
 pub struct Body {
     incoming: Option<Incoming>,
-    took: Option<Duration>,
+    read: Option<Stretch>,
 }
 
 impl Body {
     /// A body of which nothing has been read.
     pub fn new(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), took: None }
+        Self { incoming: Some(incoming), read: None }
     }
 
     /// The whole body, at most `limits.max_body` bytes within `limits.read_timeout`; empty when read before.
@@ -46,7 +46,7 @@ impl Body {
         let collected = Limited::new(body, limits.max_body).collect();
         match tokio::time::timeout(limits.read_timeout, collected).await {
             Ok(Ok(collected)) => {
-                self.took = Some(started.elapsed());
+                self.read = Some(Stretch { began: started, took: started.elapsed() });
                 Ok(collected.to_bytes())
             }
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limits.max_body)),
@@ -55,9 +55,9 @@ impl Body {
         }
     }
 
-    /// How long reading it took, once it was read whole.
-    pub fn took(&self) -> Option<Duration> {
-        self.took
+    /// When and for how long it was read, once it was read whole.
+    pub fn stretch(&self) -> Option<Stretch> {
+        self.read
     }
 
     /// Reads and drops a small body that nobody read; leaves a large one alone.

@@ -2,7 +2,7 @@
 //!
 //! [`Http`] is what a port brings to [`crate::server`]. One file per API family; what they share is [`body`] (bounded
 //! reading), [`reply`] (answers and errors), `parameters` (what JSON bodies say of their deadline), `timing` (where the time
-//! went) and [`routes`] (which handler, and counting). [`page`] has what browsers are shown, [`openapi`] what programs read of
+//! went), `traced` (what a span says) and [`routes`] (which handler, and counting). [`page`] has what browsers are shown, [`openapi`] what programs read of
 //! it all.
 
 mod admin;
@@ -17,6 +17,7 @@ pub mod reply;
 pub mod routes;
 mod score;
 mod timing;
+mod traced;
 pub mod v2;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};

@@ -18,16 +18,16 @@ use super::{
     Context, Published, admin,
     body::Body,
     classify, faq, probes,
-    reply::{Failure, Reply},
+    reply::{self, Failure, Reply},
     score,
     timing::{self, Written},
-    v2,
+    traced, v2,
 };
 use crate::{
     batch::Terms,
-    metrics::Metrics,
     server::{WARNING, terms},
-    service::photos::RANDOM_WEIGHTS,
+    service::{Timeline, photos::RANDOM_WEIGHTS},
+    trace::{Ended, Span, Stretch},
 };
 
 /// The paths this server knows.
@@ -130,6 +130,16 @@ impl Route {
         }
     }
 
+    /// Whether `status` says that the server failed.
+    pub(super) fn fails(self, status: StatusCode) -> bool {
+        status.is_server_error() && !self.probes()
+    }
+
+    /// Whether machines ask it every few seconds: traces of that tell nobody anything.
+    fn is_polled(self) -> bool {
+        matches!(self, Self::Livez | Self::Metrics | Self::V2(v2::Endpoint::Live)) || self.probes()
+    }
+
     /// The answer to a request here that has none of its own.
     fn refuse(self, failure: Failure, under_v2: bool) -> Reply {
         match self {
@@ -149,7 +159,7 @@ pub(super) async fn answer(
 ) -> Response<Written> {
     let arrived = Instant::now();
     let route = Route::of(request.uri().path());
-    let count = Count { route, arrived, metrics: &context.metrics, status: CLIENT_GONE };
+    let count = Count::begin(route, &request, arrived, context);
     let under_v2 = request.uri().path().starts_with("/v2/");
     let version = request.version();
     let (head, body) = request.into_parts();
@@ -163,17 +173,18 @@ pub(super) async fn answer(
     let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
     let mut reply = outcome.unwrap_or_else(|failure| route.refuse(failure, under_v2));
     let stages = context.metrics.stages(route.name());
-    if let Some(read) = body.took() {
-        stages.read.record(read.as_secs_f64());
+    let read = body.stretch();
+    if let Some(read) = read {
+        stages.read.record(read.took.as_secs_f64());
     }
-    timing::announce(&mut reply, body.took(), arrived.elapsed());
+    timing::announce(&mut reply, read.map(|read| read.took), arrived.elapsed());
     if !body.discard().await || moves_on(version, context) {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if context.services.photos().is_ok_and(|photos| photos.model.random) {
         reply.headers_mut().insert(WARNING, HeaderValue::from_static(RANDOM_WEIGHTS));
     }
-    count.finish(reply.status());
+    count.finish(&reply, read);
     reply.map(|body| Written::new(body, stages.write))
 }
 
@@ -238,28 +249,53 @@ async fn dispatch(
 /// The status counted for requests whose client left before the answer, after nginx's 499.
 const CLIENT_GONE: u16 = 499;
 
-/// Counts the request when it ends, however it ends.
+/// Counts, logs and traces the request when it ends, however it ends.
 struct Count<'a> {
     route: Route,
+    method: Method,
     arrived: Instant,
-    metrics: &'a Metrics,
-    status: u16,
+    context: &'a Context,
+    span: Span,
+    status: Option<StatusCode>,
+    read: Option<Stretch>,
+    timelines: Vec<Timeline>,
 }
 
-impl Count<'_> {
-    fn finish(mut self, status: StatusCode) {
-        self.status = status.as_u16();
+impl<'a> Count<'a> {
+    fn begin(route: Route, request: &Request<Incoming>, arrived: Instant, context: &'a Context) -> Self {
+        let (tracer, headers) = (&context.tracer, request.headers());
+        let span = if route.is_polled() { tracer.join(headers) } else { tracer.begin(headers) };
+        let method = request.method().clone();
+        Self { route, method, arrived, context, span, status: None, read: None, timelines: Vec::new() }
+    }
+
+    fn finish(mut self, reply: &Reply, read: Option<Stretch>) {
+        self.status = Some(reply.status());
+        if self.span.is_recorded() {
+            (self.read, self.timelines) = (read, timing::timelines(reply));
+        }
     }
 }
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
         let took: Duration = self.arrived.elapsed();
-        let (route, status, ms) = (self.route.name(), self.status, took.as_secs_f64() * 1e3);
-        self.metrics.answered(route, status, took);
-        tracing::info!(target: "access", route, status, ms);
-        if status >= 500 && !self.route.probes() {
-            tracing::warn!(route, status, ms, "request failed");
+        let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
+        let (route, ms) = (self.route.name(), reply::milliseconds(self.arrived));
+        let (trace_id, span_id) = (self.span.ids.trace, self.span.ids.span);
+        self.context.metrics.answered(route, status, took);
+        tracing::info!(target: "access", route, status, ms, %trace_id, %span_id);
+        if self.status.is_some_and(|status| self.route.fails(status)) {
+            tracing::warn!(route, status, ms, %trace_id, %span_id, "request failed");
+        }
+        if self.span.is_recorded() {
+            let ended = Ended {
+                outcome: traced::outcome(self.route, &self.method, self.status),
+                whole: Stretch { began: self.arrived, took },
+                read: self.read,
+                timelines: std::mem::take(&mut self.timelines),
+            };
+            self.context.tracer.record(&self.span.ids, ended);
         }
     }
 }

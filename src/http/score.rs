@@ -277,10 +277,11 @@ impl Images<'_> {
         }
         let keyed = self.images.iter().map(|(key, _)| key.as_str()).zip(outcomes.iter());
         let result = Keyed(keyed.map(|(key, outcome)| (key, self.wire(outcome))).collect());
-        let timelines = outcomes.iter().flatten().map(|classified| classified.timeline);
-        let timeline = timelines.reduce(Timeline::longest).unwrap_or_default();
+        let timelines: Vec<_> = outcomes.iter().flatten().map(|classified| classified.timeline).collect();
+        let timeline = timelines.iter().copied().reduce(Timeline::longest).unwrap_or_default();
         let answer = Labelled { result: (result, computed_in(arrived)) };
-        Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
+        let reply = timing::with(reply::json(StatusCode::OK, &answer), timeline);
+        Ok(timing::with_each(reply, timelines))
     }
 
     /// A seat for every image, or none at all: a request is not half admitted.

@@ -27,6 +27,24 @@ pub(super) fn with(mut reply: Reply, timeline: Timeline) -> Reply {
     reply
 }
 
+/// The timelines of each photo or question of a request that has several.
+#[derive(Clone)]
+struct Each(Vec<Timeline>);
+
+/// `reply`, whose parts took `timelines`.
+pub(super) fn with_each(mut reply: Reply, timelines: Vec<Timeline>) -> Reply {
+    if timelines.len() > 1 {
+        reply.extensions_mut().insert(Each(timelines));
+    }
+    reply
+}
+
+/// What the handler told of.
+pub(super) fn timelines(reply: &Reply) -> Vec<Timeline> {
+    let each = reply.extensions().get::<Each>().map(|each| each.0.clone());
+    each.unwrap_or_else(|| reply.extensions().get::<Timeline>().copied().into_iter().collect())
+}
+
 /// Puts the header on: what reading took, the stages that the handler told of, and all together.
 pub(super) fn announce(reply: &mut Reply, read: Option<Duration>, total: Duration) {
     let mut text = String::with_capacity(128);

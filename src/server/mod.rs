@@ -19,7 +19,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{config::HttpConfig, metrics::Metrics, service::Services, v2::Statistics};
+use crate::{config::HttpConfig, metrics::Metrics, service::Services, trace::Tracer, v2::Statistics};
 use lingering::Lingering;
 
 /// How long to leave a listener alone after the system refused a connection (file descriptors, memory).
@@ -47,6 +47,8 @@ pub struct Context {
     pub limits: HttpConfig,
     /// How clients are told apart.
     pub clients: terms::Clients,
+    /// Gives requests their place in a trace.
+    pub tracer: Tracer,
     /// What the V2 protocol counts.
     pub statistics: Statistics,
 }

@@ -1,6 +1,6 @@
 //! Where a request's time went, stage by stage.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::Timing;
 
@@ -16,6 +16,8 @@ pub struct Timeline {
     pub batch_wait: Duration,
     /// In the executor, whole batch.
     pub execute: Duration,
+    /// When that began; the stages before it end there. `None` where nothing was executed.
+    pub executed: Option<Instant>,
     /// Jobs in that batch.
     pub batch: usize,
     /// Whether the execution was that of an identical photo already in flight.
@@ -30,6 +32,7 @@ impl Timeline {
             queue: timing.queue,
             batch_wait: timing.batch_wait,
             execute: timing.execute,
+            executed: timing.executed,
             batch: timing.batch,
             shared: false,
         }
@@ -43,6 +46,7 @@ impl Timeline {
             queue: self.queue.max(other.queue),
             batch_wait: self.batch_wait.max(other.batch_wait),
             execute: self.execute.max(other.execute),
+            executed: self.executed.max(other.executed),
             batch: self.batch.max(other.batch),
             shared: self.shared && other.shared,
         }

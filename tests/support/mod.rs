@@ -16,8 +16,8 @@ use std::{
 use convoy::{
     app::{App, Listeners},
     config::{
-        ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TransformName,
-        Transforms,
+        ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TraceConfig,
+        TransformName, Transforms,
     },
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
@@ -122,6 +122,7 @@ pub fn config() -> Config {
             grace: Duration::from_secs(30),
         },
         clients: ClientsConfig::default(),
+        trace: TraceConfig::default(),
     }
 }
 

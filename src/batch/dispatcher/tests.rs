@@ -242,7 +242,10 @@ fn busy_time_and_drain_are_told() {
     let later = now + ms(40);
     assert!((dispatcher.drain_seconds(later) - 0.26).abs() < 1e-9);
     assert!((dispatcher.busy_seconds(later) - 0.04).abs() < 1e-9);
+    assert_eq!(dispatcher.batch_age(later), ms(40));
     assert_eq!((dispatcher.depth(), dispatcher.ready()), (3, 2));
+    dispatcher.finish(later, 0, Some(1));
+    assert_eq!(dispatcher.batch_age(later + ms(5)), Duration::ZERO, "none runs");
 }
 
 /// One thing that can happen to a pool.

@@ -14,6 +14,7 @@ use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::reply::{self, Reply};
+pub(super) use operations::paths;
 use schemas::Schemas;
 
 const ABOUT: &str = "What is in this photo, and which FAQ is this question, in real time. Every answer carries \

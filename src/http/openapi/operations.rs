@@ -47,7 +47,7 @@ pub(super) fn all(schemas: &mut Schemas) -> Vec<(&'static str, &'static str, Val
 }
 
 /// The templates that lead to a route.
-fn paths(route: Route) -> &'static [&'static str] {
+pub(in crate::http) fn paths(route: Route) -> &'static [&'static str] {
     match route {
         Route::Root => &["/"],
         Route::Version => &["/version"],

@@ -64,7 +64,8 @@ pub(super) async fn answer(
     match run(model, ask, body, context).await {
         Ok((reply, measured)) => {
             counted.succeeded(ask.arrived.elapsed(), &measured);
-            Ok(timing::with(reply, measured.longest()))
+            let reply = timing::with(reply, measured.longest());
+            Ok(timing::with_each(reply, measured.timelines))
         }
         Err(failure) => {
             counted.failed(ask.arrived.elapsed(), reason(&failure));
