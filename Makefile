@@ -15,7 +15,7 @@ VENV    := .venv/ready
 KUBECTL := .cache/kubectl
 SHARED  := $(wildcard ../shared/weights/expand_pack.py)
 
-.PHONY: run build test check bench browser balancer fixtures manifests clean
+.PHONY: run build test check bench browser balancer promtool fixtures manifests clean
 
 # WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
 run: build $(FAQ)
@@ -29,7 +29,7 @@ $(FAQ): $(FAQ_DATA) | build
 	$(CONVOY) faq train --questions weights/faq/questions.tsv --duplicates weights/faq/duplicates.tsv \
 	    --answers weights/faq/answers.tsv --out $@
 
-test: check $(VENV) $(KUBECTL) browser balancer fixtures
+test: check $(VENV) $(KUBECTL) browser balancer promtool fixtures
 	$(CARGO) test --workspace --locked
 
 check:
@@ -73,6 +73,21 @@ balancer:
 	else \
 	    echo "the test of the rolling restart needs a load balancer: install the package haproxy" >&2; exit 1; \
 	fi
+
+# Prometheus' own checker of rules. Only the tool is taken out of Debian's package: nothing is installed or started.
+promtool: .cache/promtool
+
+.cache/promtool:
+	@mkdir -p $(@D)/prometheus && cd $(@D)/prometheus; \
+	if found=$$(command -v promtool); then \
+	    ln -sf "$$found" ../promtool; \
+	elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then \
+	    { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+	    apt-get download -qq -o APT::Sandbox::User=root prometheus && \
+	    dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool ..; \
+	else \
+	    echo "tests of the alert rules need promtool, which is part of Prometheus" >&2; exit 1; \
+	fi && cd .. && rm -r prometheus
 
 # Real weights for tests, where the shared fixtures are at hand.
 ifneq ($(SHARED),)
