@@ -1,6 +1,9 @@
 //! The composition root: the one place that names every concrete type and wires them together.
 //!
-//! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port.
+//! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port. Who may
+//! ask and how is wired in `ingress`.
+
+mod ingress;
 
 use std::{
     net::SocketAddr,
@@ -17,13 +20,15 @@ use tokio::{
 
 use crate::{
     batch::{CostTable, scheduler},
-    config::{ClassifierConfig, Config, FaqConfig, PhotosConfig},
+    config::{ClassifierConfig, Config, FaqConfig, HttpConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
     grpc::Grpc,
     http::Http,
     image::Decoder,
     metrics::{Metrics, UPKEEP},
-    server::{self, Context, Ended, Port, Shutdown, terms::Clients},
+    server::{
+        self, Connect, Context, Ended, Port, Ports, Shutdown, reload::Reloads, terms::Clients, tls::Tls,
+    },
     service::{Photos, Questions, Readiness, Services, Slot, photos::RANDOM_WEIGHTS, slot::Fresh},
     trace::Tracer,
     v2::Statistics,
@@ -32,6 +37,7 @@ use crate::{
     },
     weights::manifest::Manifest,
 };
+use ingress::Ingress;
 
 /// Time at start after which each remaining batch size is timed once instead of several times.
 const COST_BUDGET: Duration = Duration::from_secs(2);
@@ -55,6 +61,8 @@ pub struct Listeners {
     pub http: TcpListener,
     /// For gRPC, if it is wanted.
     pub grpc: Option<TcpListener>,
+    /// For operators, if it is wanted.
+    pub ops: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -67,27 +75,35 @@ impl Listeners {
             TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
         };
         let http = bind(config.bind).await?;
-        let grpc = match config.grpc_bind {
-            Some(address) => Some(bind(address).await?),
-            None => None,
+        let bind_some = async |address: Option<SocketAddr>| match address {
+            Some(address) => bind(address).await.map(Some),
+            None => Ok(None),
         };
+        let (grpc, ops) = (bind_some(config.grpc_bind).await?, bind_some(config.ingress.ops_bind).await?);
         tracing::info!(address = %http.local_addr()?, "serving");
         if let Some(listener) = &grpc {
             tracing::info!(address = %listener.local_addr()?, "serving gRPC");
         }
-        Ok(Self { http, grpc })
+        if let Some(listener) = &ops {
+            tracing::info!(address = %listener.local_addr()?, "serving operators");
+        }
+        Ok(Self { http, grpc, ops })
     }
 }
 
 impl From<TcpListener> for Listeners {
     fn from(http: TcpListener) -> Self {
-        Self { http, grpc: None }
+        Self { http, grpc: None, ops: None }
     }
 }
 
 /// A loaded and warmed server without a port.
 pub struct App {
     context: Context,
+    tls: Option<Tls>,
+    reloads: Reloads,
+    reload_interval: Duration,
+    cors_origins: Vec<String>,
 }
 
 impl App {
@@ -98,6 +114,7 @@ impl App {
     pub fn build(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
         let tracer = Tracer::start(&config.trace, metrics.traces()).context("no thread to send traces")?;
+        let Ingress { gate, tls, reloads } = Ingress::open(config, &metrics)?;
         let photos = config.photos.clone().map(|config| {
             let metrics = metrics.clone();
             Slot::open(Box::new(move |present| build_photos(&config, &metrics, present))).map(Arc::new)
@@ -113,17 +130,30 @@ impl App {
         let context = Context {
             services: Services { photos, questions, readiness },
             metrics,
-            limits: config.http,
+            // With the gate shut, whoever has the scope may, and nobody else gets as far as being asked.
+            limits: HttpConfig { admin: config.http.admin || gate.is_some(), ..config.http },
             clients: Clients::new(config.clients.clone()),
             tracer,
             statistics: Statistics::default(),
+            gate,
         };
-        Ok(Self { context })
+        Ok(Self {
+            context,
+            tls,
+            reloads,
+            reload_interval: config.ingress.reload_interval,
+            cors_origins: config.ingress.cors_origins.clone(),
+        })
     }
 
     /// Where the FAQ is served, if it is; to reload its model.
     pub fn questions(&self) -> Option<Arc<Slot<Questions>>> {
         self.context.services.questions.clone()
+    }
+
+    /// The certificate and the keys; to look at their files at once.
+    pub fn reloads(&self) -> Reloads {
+        self.reloads.clone()
     }
 
     /// Serves `listeners` until `shutdown`, drains, and waits for the worker threads.
@@ -142,13 +172,12 @@ impl App {
                 metrics.upkeep();
             }
         });
+        let watch = tokio::spawn(self.reloads.watch(self.reload_interval));
         let context = Arc::new(self.context);
-        let Listeners { http, grpc } = listeners.into();
-        let http = Port { listener: http, protocol: Box::new(Http::new(context.clone())) };
-        let grpc = grpc.map(|listener| Port { listener, protocol: Box::new(Grpc::new(context.clone())) });
-        let ports = [http].into_iter().chain(grpc).collect();
+        let ports = ports(listeners.into(), &context, self.tls.as_ref(), self.cors_origins);
         let ended = server::serve(ports, context, shutdown).await;
         upkeep.abort();
+        watch.abort();
         tracer.flush().await;
         if ended == Ended::Drained {
             photos.iter().for_each(|slot| slot.close());
@@ -156,6 +185,19 @@ impl App {
         }
         ended
     }
+}
+
+/// What is spoken on each port.
+fn ports(listeners: Listeners, context: &Arc<Context>, tls: Option<&Tls>, origins: Vec<String>) -> Ports {
+    let port = |listener, protocol: Arc<dyn Connect>, names: &[&str]| {
+        let tls = tls.filter(|_| !names.is_empty()).map(|tls| tls.acceptor(names));
+        Port { listener, protocol, tls }
+    };
+    let Listeners { http, grpc, ops } = listeners;
+    let http = port(http, Arc::new(Http::new(context.clone(), origins)), &["h2", "http/1.1"]);
+    let grpc = grpc.map(|listener| port(listener, Arc::new(Grpc::new(context.clone())), &["h2"]));
+    let ops = ops.map(|listener| port(listener, Arc::new(Http::ops(context.clone())), &[]));
+    Ports { public: [http].into_iter().chain(grpc).collect(), ops }
 }
 
 /// A classifier and everything that its weights file tells of it.

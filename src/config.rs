@@ -5,6 +5,7 @@
 //! problems at once. This is the only module that reads the environment.
 
 mod fetch;
+mod ingress;
 mod trace;
 
 use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
@@ -13,6 +14,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use kernels::Transform;
 
 pub use fetch::FetchArgs;
+pub use ingress::{IngressArgs, IngressConfig, JwksSource, OidcConfig, TlsConfig};
 pub use trace::{CollectorConfig, TraceArgs, TraceConfig};
 
 use crate::{
@@ -79,7 +81,8 @@ pub struct ServeArgs {
     #[arg(long, env = "CONVOY_MAX_IMAGES", default_value_t = 64)]
     pub max_images: usize,
 
-    /// Answer POST /admin/... too: whoever reaches the port may then reload models.
+    /// Answer POST /admin/... and let models be loaded and unloaded: whoever reaches the port may then do it. With --keys
+    /// or --oidc-issuer, callers with the scope `admin` may without this flag, and nobody else.
     #[arg(long, env = "CONVOY_ADMIN")]
     pub admin: bool,
 
@@ -133,6 +136,9 @@ pub struct ServeArgs {
     /// Whether and where requests' traces are sent.
     #[command(flatten)]
     pub trace: TraceArgs,
+    /// Who may ask and how.
+    #[command(flatten)]
+    pub ingress: IngressArgs,
 }
 
 /// Which classifier photos are shown to, and how they are prepared for it.
@@ -193,6 +199,8 @@ pub struct Config {
     pub clients: ClientsConfig,
     /// What becomes of traces.
     pub trace: TraceConfig,
+    /// Who may ask and how.
+    pub ingress: IngressConfig,
 }
 
 /// How clients are told apart, so that they share fairly.
@@ -320,8 +328,10 @@ impl ServeArgs {
         let http = self.http(&mut checks);
         let clients = self.clients(&mut checks);
         let trace = self.trace.check(&mut checks);
+        let ingress = self.ingress.check(&mut checks);
         if checks.problems.is_empty() {
-            Ok(Config { bind: self.bind, grpc_bind: self.grpc_bind, photos, faq, http, clients, trace })
+            let Self { bind, grpc_bind, .. } = self;
+            Ok(Config { bind, grpc_bind, photos, faq, http, clients, trace, ingress })
         } else {
             Err(ConfigError { problems: checks.problems })
         }

@@ -12,6 +12,7 @@
 //! | [`app`] | the composition root |
 //! | [`service`] | the front doors: a photo in, predictions out; a question in, matches out |
 //! | [`server`] | ports and their connections from the first to the drain, what every handler needs |
+//! | [`access`] | who may ask for what: keys, tokens, rates |
 //! | [`http`] | routes, wire types, status codes, pages |
 //! | [`grpc`] | methods, messages, statuses |
 //! | [`v2`] | the V2 protocol, apart from how it travels |
@@ -34,6 +35,7 @@
 //! 5. The async runtime decodes no image, runs no model and never blocks.
 //! 6. No port opens before weights are verified and a batch has run.
 
+pub mod access;
 pub mod app;
 pub mod batch;
 pub mod cli;

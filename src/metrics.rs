@@ -31,6 +31,16 @@ pub const HTTP_CONNECTIONS: &str = "convoy_http_connections";
 pub const READY: &str = "convoy_ready";
 /// Always 1; its labels name the version and the models.
 pub const INFO: &str = "convoy_info";
+/// Requests to which a scope is needed, by `outcome`.
+pub const ACCESS: &str = "convoy_access_total";
+/// TLS handshakes that came to nothing, by `reason`.
+pub const TLS_FAILURES: &str = "convoy_tls_handshake_failures_total";
+/// Until when the TLS certificate is valid, in seconds since 1970.
+pub const TLS_EXPIRY: &str = "convoy_tls_certificate_expiry_seconds";
+/// Files that changed and could not be used, by `what`.
+pub const RELOAD_FAILURES: &str = "convoy_reload_failures_total";
+/// The values of its `what`: the certificate, the file of keys, and the issuer's keys.
+const RELOADED: [&str; 3] = ["tls", "keys", "issuer"];
 /// Jobs ended, by `queue` and `outcome`.
 pub const JOBS: &str = "convoy_jobs_total";
 /// Seats taken: jobs on their way, waiting and running, by `queue`.
@@ -205,7 +215,7 @@ impl Metrics {
         let ready = recorder.register_gauge(&Key::from_name(READY), &METADATA);
         let shared_photos = recorder.register_counter(&Key::from_name(SHARED_PHOTOS), &METADATA);
         let (handle, recorder) = (recorder.handle(), Arc::new(recorder));
-        Self {
+        let metrics = Self {
             handle,
             process: Process::new(recorder.clone()),
             recorder,
@@ -215,7 +225,13 @@ impl Metrics {
             connections,
             ready,
             shared_photos,
+        };
+        // What alerts look at is there whatever is configured.
+        metrics.certificate_expiry().set(0.0);
+        for what in RELOADED {
+            let _registered = metrics.reload_failures(what);
         }
+        metrics
     }
 
     /// Handles for the queue called `queue`.
@@ -321,6 +337,35 @@ impl Metrics {
         }
     }
 
+    /// Counts requests to which a scope is needed and that end in `outcome`. Names of callers are not in metrics: who may
+    /// read those need not know who calls, and names come and go.
+    pub fn access(&self, outcome: &'static str) -> Counter {
+        self.labelled(ACCESS, "outcome", outcome)
+    }
+
+    /// Counts handshakes that come to nothing because of `reason`.
+    pub fn handshake_failures(&self, reason: &'static str) -> Counter {
+        self.labelled(TLS_FAILURES, "reason", reason)
+    }
+
+    /// Counts how often `what` changed and could not be used.
+    pub fn reload_failures(&self, what: &'static str) -> Counter {
+        self.labelled(RELOAD_FAILURES, "what", what)
+    }
+
+    /// Until when the certificate is valid, in seconds since 1970; 0 without one.
+    pub fn certificate_expiry(&self) -> Gauge {
+        self.recorder.register_gauge(&Key::from_name(TLS_EXPIRY), &METADATA)
+    }
+
+    fn labelled(&self, name: &'static str, label: &'static str, value: &'static str) -> Counter {
+        let key = Key::from_parts(name, vec![Label::new(label, value)]);
+        let counter = self.recorder.register_counter(&key, &METADATA);
+        // It is there from the start: a rate over a series that appears with its first increment misses that one.
+        counter.increment(0);
+        counter
+    }
+
     /// States what this process serves, as labels of a constant gauge.
     pub fn info(&self, labels: &[(&'static str, String)]) {
         let labels: Vec<Label> =
@@ -357,6 +402,10 @@ fn describe(recorder: &PrometheusRecorder) {
     };
     counter(HTTP_REQUESTS, "Requests answered, by route and status.");
     counter(GRPC_REQUESTS, "gRPC calls ended, by method and status.");
+    counter(ACCESS, "Requests to which a scope is needed, by outcome.");
+    counter(TLS_FAILURES, "TLS handshakes that came to nothing, by reason.");
+    counter(RELOAD_FAILURES, "Files that changed and could not be used, by what they hold.");
+    gauge(TLS_EXPIRY, "Until when the TLS certificate is valid, in seconds since 1970.");
     counter(JOBS, "Jobs ended, by queue and outcome.");
     gauge(HTTP_CONNECTIONS, "Connections open now.");
     gauge(READY, "1 while the server wants traffic, 0 while it drains or a worker is gone.");

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -308,4 +309,46 @@ fn a_plan_prints_as_a_table_and_as_json() {
     assert!(lite.contains("depthwise 5x5/2 bias relu6") && lite.contains("1x1x7"), "{lite}");
     assert_eq!(run(&["plan", "resnet20"]).0, Some(64));
     assert_eq!(run(&["plan", "resnet18", "--classes", "0"]).0, Some(64));
+}
+
+#[test]
+fn keys_are_made_once_and_only_their_digests_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.toml");
+    let new = |more: &[&str]| run(&[&["keys", "new"], more].concat());
+    let in_file = ["--file", text(&file)];
+    let (code, first, stderr) = new(&[&["web", "--rate", "5", "--expires", "30d"][..], &in_file].concat());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let (code, second, _) =
+        new(&[&["web", "--scope", "score,admin", "--weight", "2"][..], &in_file].concat());
+    assert_eq!(code, Some(0));
+    for key in [&first, &second] {
+        assert!(key.starts_with("cvy_") && key.trim_end().len() == 47 && key.lines().count() == 1, "{key}");
+    }
+    assert_ne!(first, second);
+    let held = fs::read_to_string(&file).unwrap();
+    assert!(!held.contains("cvy_") && held.matches("[[key]]").count() == 2, "{held}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    let (code, listed, _) = run(&["keys", "check", text(&file)]);
+    assert!(code == Some(0) && listed.contains("score admin") && listed.ends_with("2 keys\n"), "{listed}");
+
+    let (code, printed, _) = new(&["once"]);
+    let (key, entry) = printed.split_once("\n\n").unwrap();
+    assert!(code == Some(0) && key.starts_with("cvy_") && entry.starts_with("[[key]]"), "{printed}");
+    fs::write(&file, format!("{held}\n{entry}weight = 0\n")).unwrap();
+    let (code, _, stderr) = run(&["keys", "check", text(&file)]);
+    assert!(code == Some(1) && stderr.contains("key `once`") && stderr.contains("`weight`"), "{stderr}");
+    let (code, printed, stderr) = new(&[&["more"][..], &in_file].concat());
+    assert!(code == Some(1) && printed.is_empty() && stderr.contains("`once`"), "{stderr}");
+    for (wrong, part) in [
+        (&["a b"][..], "letters"),
+        (&["web", "--scope", "all"], "score, admin or metrics"),
+        (&["web", "--weight", "0"], "`weight`"),
+        (&["web", "--burst", "3"], "--rate"),
+        (&["web", "--expires", "soon"], "90d"),
+    ] {
+        let (code, printed, stderr) = new(wrong);
+        assert!(code == Some(64) && printed.is_empty() && stderr.contains(part), "{wrong:?}: {stderr}");
+    }
 }

@@ -63,9 +63,9 @@ fn batch_moves_jobs_and_knows_nothing_of_what_they_are() {
 #[test]
 fn nothing_but_the_root_and_the_command_line_depends_on_a_transport() {
     let words = ["crate::http", "crate::grpc", "hyper", "StatusCode", "tonic", "prost"];
-    for module in
-        ["batch", "config", "error", "faq", "image", "metrics", "service", "v2", "vision", "weights"]
-    {
+    for module in [
+        "access", "batch", "config", "error", "faq", "image", "metrics", "service", "v2", "vision", "weights",
+    ] {
         assert_eq!(offences(&under(module), &words), [""; 0]);
     }
     assert_eq!(offences(&under("server"), &["crate::http", "crate::grpc", "StatusCode", "tonic"]), [""; 0]);
@@ -102,10 +102,24 @@ fn traces_know_what_a_request_took_and_not_what_it_was() {
 }
 
 #[test]
+fn who_may_ask_is_decided_apart_from_what_is_asked_and_how() {
+    let words = [
+        "batch", "faq", "grpc", "http", "image", "load", "metrics", "server", "service", "v2", "vision",
+        "weights",
+    ]
+    .map(|module| format!("crate::{module}"));
+    let words: Vec<_> = words.iter().map(String::as_str).chain(["std::fs", "tokio"]).collect();
+    assert_eq!(offences(&under("access"), &words), [""; 0]);
+    for module in ["batch", "faq", "image", "service", "v2", "vision", "weights", "load", "metrics"] {
+        assert_eq!(offences(&under(module), &["crate::access"]), [""; 0]);
+    }
+}
+
+#[test]
 fn only_config_reads_the_environment() {
     for module in [
-        "app", "batch", "cli", "error", "faq", "grpc", "http", "image", "load", "metrics", "server",
-        "service", "trace", "v2", "vision", "weights",
+        "access", "app", "batch", "cli", "error", "faq", "grpc", "http", "image", "load", "metrics",
+        "server", "service", "trace", "v2", "vision", "weights",
     ] {
         assert_eq!(offences(&under(module), &["env::var", "env = \"", "option_env!"]), [""; 0]);
     }
@@ -137,8 +151,8 @@ fn the_load_generator_knows_nothing_of_what_it_loads() {
     let words: Vec<_> = words.iter().map(String::as_str).chain(["kernels", "candle"]).collect();
     assert_eq!(offences(&under("load"), &words), [""; 0]);
     for module in [
-        "app", "batch", "config", "error", "faq", "grpc", "http", "image", "metrics", "server", "service",
-        "v2", "vision", "weights",
+        "access", "app", "batch", "config", "error", "faq", "grpc", "http", "image", "metrics", "server",
+        "service", "v2", "vision", "weights",
     ] {
         assert_eq!(offences(&under(module), &["crate::load"]), [""; 0]);
     }

@@ -4,9 +4,13 @@
 
 mod support;
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use convoy::{
+    access::key::Key,
+    config::{Config, IngressConfig},
+};
 use reqwest::{Client, Method, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use support::{Server, config};
@@ -78,13 +82,13 @@ async fn a_page_that_the_browser_has_is_not_sent_again() {
 }
 
 /// Runs a script of tests/browser.
-fn drive(script: &str, servers: &[&Server], said: &str) {
+fn drive(script: &str, arguments: &[String], said: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     assert!(python.is_file(), "{} is missing: `make test` makes it", python.display());
     let mut command = Command::new(python);
     command.arg(root.join("tests/browser").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.args(servers.iter().map(|server| server.url("")));
+    command.args(arguments);
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
@@ -97,11 +101,23 @@ fn a_person_at_a_browser_sees_labels_matches_and_what_went_wrong() {
     admin.http.admin = true;
     only_faq.photos = None;
     small.photos.as_mut().unwrap().queue = 1;
-    let [admin, only_faq, small] = [admin, only_faq, small].map(|config| Server::start(&config));
-    drive("home.py", &[&admin, &only_faq, &small], "page: ok");
+    let servers = [admin, only_faq, small].map(|config| Server::start(&config));
+    drive("home.py", &servers.each_ref().map(|server| server.url("")), "page: ok");
 }
 
 #[test]
 fn the_interface_can_be_read_and_tried_in_a_browser() {
-    drive("docs.py", &[&Server::start(&config())], "docs: ok");
+    let server = Server::start(&config());
+    drive("docs.py", &[server.url("")], "docs: ok");
+}
+
+#[test]
+fn a_key_can_be_entered_where_one_is_wanted() {
+    let (folder, key) = (tempfile::tempdir().unwrap(), Key::random());
+    let file = folder.path().join("keys.toml");
+    let entry = "[[key]]\nname = \"page\"\nscopes = [\"score\", \"metrics\"]\nsha256 = ";
+    fs::write(&file, format!("{entry}\"{}\"\n", key.digest().hex())).unwrap();
+    let ingress = IngressConfig { keys: Some(file), ..IngressConfig::default() };
+    let server = Server::start(&Config { photos: None, ingress, ..config() });
+    drive("keys.py", &[server.url(""), key.secret().to_owned()], "keys: ok");
 }

@@ -4,6 +4,7 @@ mod bench;
 mod classify;
 mod faq;
 mod help;
+mod keys;
 mod plan;
 mod serve;
 mod weights;
@@ -29,6 +30,7 @@ Examples:
   convoy classify cat.jpg dog.jpg         classes of photos, without a server
   convoy faq ask 'how to copy an array?'  the best matches of a question
   convoy weights fetch resnet50           get a model's weights, verified
+  convoy keys new web --file keys.toml    make a key that callers must give, for serve --keys keys.toml
   convoy bench URL --photo cat.jpg        how much a server bears
 
 Exit codes:
@@ -58,6 +60,9 @@ enum Command {
     /// Make and check classifier weights.
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Make and check the keys that callers of a server must give.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Put load on a server and report rates and latencies.
     Bench(Box<bench::BenchArgs>),
     /// Show the steps of a network's forward pass on this machine's CPU.
@@ -86,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Classify(args) => classify::run(*args),
         Command::Faq(command) => faq::run(command),
         Command::Weights(command) => weights::run(command),
+        Command::Keys(command) => keys::run(command),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Completions(args) => help::completions(&args),

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     app::{self, App, Listeners},
     config::ServeArgs,
-    server::{Ended, Shutdown},
+    server::{Ended, Shutdown, reload::Reloads},
     service::{Questions, Slot},
 };
 
@@ -21,7 +21,7 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = app::runtime()?;
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
-        reload_on_hangup(app.questions())?;
+        reload_on_hangup(app.questions(), app.reloads())?;
         let listeners = Listeners::bind(&config).await?;
         anyhow::Ok(app.serve(listeners, stop).await)
     })?;
@@ -35,14 +35,20 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Reloads the FAQ model on every SIGHUP; what comes of it is logged.
-fn reload_on_hangup(questions: Option<Arc<Slot<Questions>>>) -> anyhow::Result<()> {
+/// Reloads the FAQ model, the certificate and the keys on every SIGHUP; what comes of it is logged.
+fn reload_on_hangup(questions: Option<Arc<Slot<Questions>>>, reloads: Reloads) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
+            reloads.reload().await;
             match &questions {
                 Some(slot) => drop(slot.load().await),
-                None => tracing::warn!("SIGHUP reloads the FAQ model, and no questions are served"),
+                None if reloads.is_empty() => {
+                    tracing::warn!(
+                        "SIGHUP reloads the FAQ model, the certificate and the keys; there are none"
+                    );
+                }
+                None => {}
             }
         }
     });

@@ -36,8 +36,10 @@ use super::{
     traced::{self, Timelines},
 };
 use crate::{
+    access::Scope,
     server::{
         Context, WARNING,
+        gate::Who,
         terms::{self, DEADLINE, GRPC_TIMEOUT},
     },
     service::photos::RANDOM_WEIGHTS,
@@ -49,6 +51,12 @@ const SMALL: usize = 64 << 10;
 
 /// Streams open at once, of all clients.
 const STREAMS: usize = 1024;
+
+/// Watches of health open at once, of all clients. They have places of their own, because nobody needs a key for one.
+const WATCHES: usize = 256;
+
+/// Methods that anybody may call: whether the server lives and is ready.
+const OPEN: [&str; 2] = ["ServerLive", "ServerReady"];
 
 /// When a call that found no place may come again.
 const PLACE_AGAIN: Duration = Duration::from_millis(500);
@@ -103,6 +111,18 @@ enum Kind {
 impl Kind {
     fn streams(self) -> bool {
         matches!(self, Self::InferStream | Self::HealthWatch | Self::Reflection | Self::ReflectionAlpha)
+    }
+
+    /// The scope that a caller of `method` needs where keys are on.
+    fn scope(self, method: &str) -> Option<Scope> {
+        match self {
+            Self::Health | Self::HealthWatch | Self::Unknown => None,
+            Self::Plain if OPEN.contains(&method) => None,
+            Self::Slow => Some(Scope::Admin),
+            Self::Plain | Self::Infer | Self::InferStream | Self::Reflection | Self::ReflectionAlpha => {
+                Some(Scope::Score)
+            }
+        }
     }
 }
 
@@ -176,6 +196,7 @@ pub(super) struct Calls {
     /// Of messages that are under way.
     places: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
     plain: Handler,
     infer: Handler,
     health: Handler,
@@ -206,6 +227,7 @@ impl Calls {
             reflection: handler(reflection),
             reflection_alpha: handler(reflection_alpha),
             streams: Arc::new(Semaphore::new(STREAMS)),
+            watches: Arc::new(Semaphore::new(WATCHES)),
             places,
             closing,
             context,
@@ -217,7 +239,13 @@ impl Calls {
         let arrived = Instant::now();
         let (kind, method) = route(request.uri().path());
         let mut count = Count::begin((kind, method), &request, arrived, &self.context);
-        let handled = AssertUnwindSafe(self.handle(kind, request, peer, arrived)).catch_unwind().await;
+        let handled = async {
+            let scope = kind.scope(method);
+            let admitted = self.context.admit(request.headers(), peer, scope);
+            let who = admitted.map_err(|denied| status::denied(&denied))?;
+            self.handle(kind, request, &who, arrived).await
+        };
+        let handled = AssertUnwindSafe(handled).catch_unwind().await;
         let handled = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(status::panicked()));
         let (mut response, bounds) = handled.unwrap_or_else(|status| (status.into_http(), Bounds::default()));
         if self.context.services.photos().is_ok_and(|photos| photos.model.random) {
@@ -232,13 +260,13 @@ impl Calls {
         &self,
         kind: Kind,
         request: Request<Incoming>,
-        peer: IpAddr,
+        who: &Who,
         arrived: Instant,
     ) -> Result<(Response<Body>, Bounds), Status> {
         let Context { limits, clients, .. } = &*self.context;
         let headers = request.headers();
         let bad = |error: terms::BadHeader| Status::invalid_argument(error.to_string());
-        let mut terms = terms::of(headers, peer, arrived, limits, clients).map_err(bad)?;
+        let mut terms = terms::of(headers, who, arrived, limits, clients).map_err(bad)?;
         let asked = terms::timeout(headers, &GRPC_TIMEOUT).map_err(bad)?;
         let each = terms::timeout(headers, &DEADLINE).map_err(bad)?;
         let each = each.map_or(limits.deadline, |each| each.min(limits.max_deadline));
@@ -247,13 +275,13 @@ impl Calls {
             terms.deadline = end.unwrap_or(arrived + FAR);
             let bounds = Bounds {
                 end: end.map(|end| Box::pin(sleep_until(end.into()))),
-                _place: Some(place(&self.streams, "streams")?),
+                _place: Some(self.stream_place(kind)?),
             };
-            let ask = Ask { arrived, terms, each };
+            let ask = Ask { arrived, terms, each, who: who.clone() };
             let request = with_ask(request, ask, |body| Body::new(Until::new(body, self.closing.clone())));
             return Ok((self.handler(kind)(request).await, bounds));
         }
-        let ask = Ask { arrived, terms, each };
+        let ask = Ask { arrived, terms, each, who: who.clone() };
         let request = with_ask(request, ask, Body::new);
         let (end, _place) = match kind {
             Kind::Unknown => return Err(unimplemented(request.uri().path())),
@@ -267,6 +295,13 @@ impl Calls {
             None => answered.await,
         };
         Ok((response, Bounds::default()))
+    }
+
+    fn stream_place(&self, kind: Kind) -> Result<OwnedSemaphorePermit, Status> {
+        match kind {
+            Kind::HealthWatch => place(&self.watches, "watches"),
+            _ => place(&self.streams, "streams"),
+        }
     }
 
     fn handler(&self, kind: Kind) -> &Handler {

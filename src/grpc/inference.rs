@@ -26,8 +26,9 @@ use super::{
     traced::Timelines,
 };
 use crate::{
+    access::Scope,
     batch::Terms,
-    server::Context,
+    server::{Context, gate::Who},
     v2::{
         Error, Model, Place, Received,
         infer::off_runtime,
@@ -43,7 +44,7 @@ const STREAM_REQUESTS: usize = 16;
 const FINAL: &str = "triton_final_response";
 
 /// What a call's head asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Ask {
     /// When the head was there.
     pub(super) arrived: Instant,
@@ -51,6 +52,8 @@ pub(super) struct Ask {
     pub(super) terms: Terms,
     /// How long each request of a stream may take, from its own arrival.
     pub(super) each: Duration,
+    /// Who asks.
+    pub(super) who: Who,
 }
 
 /// The service.
@@ -119,11 +122,16 @@ impl Inference {
         let Arrived { message, at, place } = message;
         let terms = Terms { deadline: ask.terms.deadline.min(at + ask.each), ..ask.terms };
         let (name, id) = (message.model_name.clone(), message.id.clone());
-        let answered = AssertUnwindSafe(self.infer(message, &terms, at)).catch_unwind().await;
+        let answered = async {
+            // A stream is open for long: each of its requests counts, and ends with its key.
+            self.context.admit_again(&ask.who, Scope::Score).map_err(|denied| denied.to_string())?;
+            self.infer(message, &terms, at).await.map_err(|error| error.to_string())
+        };
+        let answered = AssertUnwindSafe(answered).catch_unwind().await;
         drop(place);
         let (error_message, mut answer) = match answered {
             Ok(Ok((answer, _))) => (String::new(), answer),
-            Ok(Err(error)) => (error.to_string(), message::unanswered(name, id)),
+            Ok(Err(problem)) => (problem, message::unanswered(name, id)),
             Err(_logged_by_the_panic_hook) => {
                 (status::panicked().message().to_owned(), message::unanswered(name, id))
             }
@@ -160,7 +168,7 @@ fn given(version: &str) -> Option<&str> {
 }
 
 fn ask_of<T>(request: &Request<T>) -> Ask {
-    *request.extensions().get().expect("bug: every call comes with what its head asks")
+    request.extensions().get().cloned().expect("bug: every call comes with what its head asks")
 }
 
 #[tonic::async_trait]
@@ -240,7 +248,7 @@ impl GrpcInferenceService for Inference {
             Some((arrived, (messages, places)))
         });
         let answers = messages.map(move |arrived| {
-            let service = service.clone();
+            let (service, ask) = (service.clone(), ask.clone());
             async move { Ok(service.answer(arrived?, ask).await) }
         });
         Ok(Response::new(Box::pin(answers.buffered(STREAM_REQUESTS))))

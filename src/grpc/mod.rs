@@ -19,7 +19,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::TokioExecutor,
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{conn::auto, graceful::Watcher},
 };
 use tokio::sync::watch;
 
@@ -38,7 +38,7 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("inference");
 }
 
-/// gRPC over HTTP/2 without TLS.
+/// gRPC over HTTP/2; TLS, where there is any, is the port's.
 pub struct Grpc {
     calls: Arc<Calls>,
     limits: HttpConfig,
@@ -55,14 +55,14 @@ impl Grpc {
 }
 
 impl Connect for Grpc {
-    fn connect(&self, io: Io, peer: SocketAddr, graceful: &GracefulShutdown) -> BoxFuture<'static, ()> {
+    fn connect(&self, io: Io, peer: SocketAddr, watcher: Watcher) -> BoxFuture<'static, ()> {
         let calls = self.calls.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let calls = calls.clone();
             async move { Ok::<_, Infallible>(calls.answer(request, peer.ip()).await) }
         });
         let connection = protocol(&self.limits).serve_connection(io, service).into_owned();
-        let connection = graceful.watch(connection);
+        let connection = watcher.watch(connection);
         async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, %error, "connection ended early");

@@ -8,6 +8,7 @@ use tonic::{
 };
 
 use crate::{
+    access::Denied,
     batch::Refusal,
     error::ScoreError,
     v2::{self, Kind},
@@ -32,6 +33,16 @@ pub(super) fn with_retry(code: Code, message: impl Into<String>, retry_after: Op
         metadata.insert(PUSHBACK, MetadataValue::from((wait.as_millis() as u64).max(1)));
     }
     Status::with_metadata(code, message, metadata)
+}
+
+/// The status of a call that its caller may not make.
+pub(super) fn denied(denied: &Denied) -> Status {
+    let (code, retry_after) = match denied {
+        Denied::Missing | Denied::Unknown(_) | Denied::Expired(_) => (Code::Unauthenticated, None),
+        Denied::Forbidden { .. } => (Code::PermissionDenied, None),
+        Denied::RateLimited { retry_after, .. } => (Code::ResourceExhausted, Some(*retry_after)),
+    };
+    with_retry(code, denied.to_string(), retry_after)
 }
 
 /// The status of a call whose handler panicked.

@@ -8,6 +8,7 @@
 mod admin;
 pub mod body;
 mod classify;
+mod cors;
 mod faq;
 pub mod openapi;
 pub mod page;
@@ -26,7 +27,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{conn::auto, graceful::Watcher},
 };
 
 use crate::{
@@ -34,8 +35,10 @@ use crate::{
     server::{Connect, Context, Io, bound_http2},
 };
 
+use cors::Cors;
 use openapi::Document;
 use page::Pages;
+use routes::Surface;
 
 pub use crate::server::{Ended, Shutdown};
 
@@ -52,25 +55,36 @@ pub struct Http {
 struct Published {
     pages: Pages,
     document: Document,
+    cors: Cors,
+    surface: Surface,
 }
 
 impl Http {
-    /// Answers with what `context` serves.
-    pub fn new(context: Arc<Context>) -> Self {
-        let published = Published { pages: Pages::new(), document: Document::new() };
+    /// Answers with what `context` serves; pages of `origins` may ask from browsers.
+    pub fn new(context: Arc<Context>, origins: Vec<String>) -> Self {
+        Self::with(context, Cors::new(origins), Surface::Everything)
+    }
+
+    /// Answers operators: liveness, readiness and metrics, and nothing else.
+    pub fn ops(context: Arc<Context>) -> Self {
+        Self::with(context, Cors::default(), Surface::Ops)
+    }
+
+    fn with(context: Arc<Context>, cors: Cors, surface: Surface) -> Self {
+        let published = Published { pages: Pages::new(), document: Document::new(), cors, surface };
         Self { context, published: Arc::new(published) }
     }
 }
 
 impl Connect for Http {
-    fn connect(&self, io: Io, peer: SocketAddr, graceful: &GracefulShutdown) -> BoxFuture<'static, ()> {
+    fn connect(&self, io: Io, peer: SocketAddr, watcher: Watcher) -> BoxFuture<'static, ()> {
         let (context, published) = (self.context.clone(), self.published.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (context, published) = (context.clone(), published.clone());
             async move { Ok::<_, Infallible>(routes::answer(request, peer.ip(), &context, &published).await) }
         });
         let connection = protocol(&self.context.limits).serve_connection(io, service).into_owned();
-        let connection = graceful.watch(connection);
+        let connection = watcher.watch(connection);
         async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, %error, "connection ended early");

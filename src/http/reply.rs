@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
-    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
+    access::{Denied, Scope},
     batch::Refusal,
     error::ScoreError,
     image::DecodeError,
@@ -62,6 +63,8 @@ pub struct Failure {
     pub allow: Option<&'static str>,
     /// `Accept-Encoding`, for 501.
     pub accept_encoding: Option<&'static str>,
+    /// `WWW-Authenticate`, for 401 and 403.
+    pub challenge: Option<&'static str>,
     /// Whether the connection cannot be used further, because its request was not read to the end.
     pub close: bool,
 }
@@ -96,6 +99,7 @@ impl Failure {
             retry_after: None,
             allow: None,
             accept_encoding: None,
+            challenge: None,
             close: false,
         }
     }
@@ -134,6 +138,9 @@ impl Failure {
         if let Some(codings) = self.accept_encoding {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(codings));
         }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -159,6 +166,38 @@ impl From<ScoreError> for Failure {
             _ => None,
         };
         Self { retry_after, ..Self::new(status, code, error.to_string()) }
+    }
+}
+
+/// With the challenges of RFC 6750, section 3.
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        let (status, code) = match &denied {
+            Denied::Missing | Denied::Unknown(_) | Denied::Expired(_) => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated")
+            }
+            Denied::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden"),
+            Denied::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+        };
+        let challenge = match &denied {
+            Denied::Missing => Some("Bearer"),
+            Denied::Unknown(_) | Denied::Expired(_) => Some("Bearer error=\"invalid_token\""),
+            Denied::Forbidden { scope, .. } => Some(insufficient(*scope)),
+            Denied::RateLimited { .. } => None,
+        };
+        let retry_after = match &denied {
+            Denied::RateLimited { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        };
+        Self { challenge, retry_after, ..Self::new(status, code, denied.to_string()) }
+    }
+}
+
+fn insufficient(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Score => "Bearer error=\"insufficient_scope\", scope=\"score\"",
+        Scope::Admin => "Bearer error=\"insufficient_scope\", scope=\"admin\"",
+        Scope::Metrics => "Bearer error=\"insufficient_scope\", scope=\"metrics\"",
     }
 }
 

@@ -24,11 +24,40 @@ use super::{
     traced, v2,
 };
 use crate::{
+    access::Scope,
     batch::Terms,
     server::{WARNING, terms},
     service::{Timeline, photos::RANDOM_WEIGHTS},
     trace::{Ended, Span, Stretch},
 };
+
+/// What a port answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Surface {
+    /// Every route, to those who may.
+    Everything,
+    /// Liveness, readiness and metrics, to everybody who reaches the port.
+    Ops,
+}
+
+impl Surface {
+    /// The route of a path, and the scope that it needs.
+    fn route(self, path: &str) -> (Route, Option<Scope>) {
+        let route = Route::of(path);
+        match (self, route) {
+            (Self::Everything, route) => (route, route.scope()),
+            (Self::Ops, Route::Livez | Route::Readyz | Route::Metrics) => (route, None),
+            (Self::Ops, _) => (Route::Unknown, None),
+        }
+    }
+
+    fn offers(self) -> &'static str {
+        match self {
+            Self::Everything => "POST /classify, POST /faq, POST /score or GET /version",
+            Self::Ops => "GET /livez, GET /readyz or GET /metrics, which are all that this port answers",
+        }
+    }
+}
 
 /// The paths this server knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +128,18 @@ impl Route {
         }
     }
 
+    /// The scope that a caller needs where keys are on: none to ask whether the server lives and is ready, and none for
+    /// what is the same for everybody.
+    pub(super) fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Root | Self::Livez | Self::Readyz | Self::Document | Self::Docs | Self::Unknown => None,
+            Self::Metrics => Some(Scope::Metrics),
+            Self::ReloadFaq => Some(Scope::Admin),
+            Self::Version | Self::Score | Self::Classify | Self::Faq => Some(Scope::Score),
+            Self::V2(endpoint) => endpoint.scope(),
+        }
+    }
+
     /// Whether it takes POST rather than GET.
     pub(super) fn posts(self) -> bool {
         match self {
@@ -158,15 +199,20 @@ pub(super) async fn answer(
     published: &Published,
 ) -> Response<Written> {
     let arrived = Instant::now();
-    let route = Route::of(request.uri().path());
+    let (route, scope) = published.surface.route(request.uri().path());
     let count = Count::begin(route, &request, arrived, context);
     let under_v2 = request.uri().path().starts_with("/v2/");
     let version = request.version();
     let (head, body) = request.into_parts();
     let mut body = Body::new(body);
-    let terms = terms::of(&head.headers, peer, arrived, &context.limits, &context.clients);
+    let origin = published.cors.allowed(&head.headers);
     let handled = async {
-        let ask = Ask { head, arrived, terms: terms? };
+        if let Some(reply) = published.cors.preflight(&head, route.allowed()) {
+            return Ok(reply);
+        }
+        let who = context.admit(&head.headers, peer, scope)?;
+        let terms = terms::of(&head.headers, &who, arrived, &context.limits, &context.clients)?;
+        let ask = Ask { head, arrived, terms };
         dispatch(route, &ask, &mut body, context, published).await
     };
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
@@ -178,6 +224,7 @@ pub(super) async fn answer(
         stages.read.record(read.took.as_secs_f64());
     }
     timing::announce(&mut reply, read.map(|read| read.took), arrived.elapsed());
+    published.cors.announce(origin, reply.headers_mut());
     if !body.discard().await || moves_on(version, context) {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -238,8 +285,9 @@ async fn dispatch(
         Route::V2(endpoint) => v2::answer(endpoint, ask, body, context).await,
         Route::Unknown => {
             let message = format!(
-                "there is nothing at {}; try POST /classify, POST /faq, POST /score or GET /version",
-                path.chars().take(100).collect::<String>()
+                "there is nothing at {}; try {}",
+                path.chars().take(100).collect::<String>(),
+                published.surface.offers()
             );
             Err(Failure::new(StatusCode::NOT_FOUND, "not_found", message))
         }

@@ -3,24 +3,47 @@
 //!
 //! What bytes on a connection mean is not known here: [`crate::http`] and [`crate::grpc`] bring that along as a [`Connect`].
 
+pub mod gate;
 mod lingering;
+pub mod reload;
 pub mod terms;
+pub mod tls;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, join_all};
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
-use crate::{config::HttpConfig, metrics::Metrics, service::Services, trace::Tracer, v2::Statistics};
+use crate::{
+    access::{Denied, Scope},
+    config::HttpConfig,
+    metrics::Metrics,
+    service::Services,
+    trace::Tracer,
+    v2::Statistics,
+};
+use gate::{Gate, Who};
 use lingering::Lingering;
+use tls::Acceptor;
 
 /// How long to leave a listener alone after the system refused a connection (file descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +74,32 @@ pub struct Context {
     pub tracer: Tracer,
     /// What the V2 protocol counts.
     pub statistics: Statistics,
+    /// Who may ask for what; everybody for everything when `None`.
+    pub gate: Option<Arc<Gate>>,
+}
+
+impl Context {
+    /// Who asks from `peer` for what needs `scope`; nobody is asked where it needs none.
+    ///
+    /// # Errors
+    /// They may not.
+    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr, scope: Option<Scope>) -> Result<Who, Denied> {
+        match (&self.gate, scope) {
+            (Some(gate), Some(scope)) => gate.admit(headers, peer, scope),
+            _ => Ok(Who::at(peer)),
+        }
+    }
+
+    /// Whether `who`, let in before, may go on with one request more of what needs `scope`, as in a stream.
+    ///
+    /// # Errors
+    /// They may not.
+    pub fn admit_again(&self, who: &Who, scope: Scope) -> Result<(), Denied> {
+        match (&self.gate, &who.caller) {
+            (Some(gate), Some(caller)) => gate.again(caller, who.peer, scope),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How a shutdown was asked for.
@@ -85,13 +134,13 @@ pub fn bound_http2(builder: &mut auto::Builder<TokioExecutor>, limits: &HttpConf
         .keep_alive_timeout(limits.read_timeout);
 }
 
-/// A connection's bytes.
-pub type Io = TokioIo<Lingering>;
+/// A connection's bytes, in the clear or out of TLS.
+pub type Io = TokioIo<Either<Lingering, TlsStream<Lingering>>>;
 
 /// Speaks a protocol on one connection after another.
 pub trait Connect: Send + Sync {
-    /// The connection of `peer`, to its end; `graceful` can end it early.
-    fn connect(&self, io: Io, peer: SocketAddr, graceful: &GracefulShutdown) -> BoxFuture<'static, ()>;
+    /// The connection of `peer`, to its end; `watcher` can end it early.
+    fn connect(&self, io: Io, peer: SocketAddr, watcher: Watcher) -> BoxFuture<'static, ()>;
 
     /// No connections come any more, and those there are should end.
     fn close(&self) {}
@@ -102,22 +151,39 @@ pub struct Port {
     /// Bound already.
     pub listener: TcpListener,
     /// What is spoken.
-    pub protocol: Box<dyn Connect>,
+    pub protocol: Arc<dyn Connect>,
+    /// Does the handshakes, where it is spoken over TLS.
+    pub tls: Option<Acceptor>,
+}
+
+/// Every port of a server.
+pub struct Ports {
+    /// For clients: closed when the lame-duck time is over.
+    pub public: Vec<Port>,
+    /// For operators, if there is one: open to the very end, and nobody waits for its connections.
+    pub ops: Option<Port>,
 }
 
 /// Serves `ports` until `shutdown`, then drains.
-pub async fn serve(
+pub async fn serve(ports: Ports, context: Arc<Context>, shutdown: impl Future<Output = Shutdown>) -> Ended {
+    let Ports { public, ops } = ports;
+    let served = serve_public(public, &context, shutdown);
+    let Some(ops) = ops else { return served.await };
+    let (door, nobody_waits) = (Door::new(ops, &context), GracefulShutdown::new());
+    tokio::select! {
+        ended = served => ended,
+        _never = door.accept(&nobody_waits) => unreachable!("bug: ports are accepted on without end"),
+    }
+}
+
+async fn serve_public(
     ports: Vec<Port>,
-    context: Arc<Context>,
+    context: &Arc<Context>,
     shutdown: impl Future<Output = Shutdown>,
 ) -> Ended {
     let graceful = GracefulShutdown::new();
-    let seats: Vec<_> =
-        ports.iter().map(|_| Arc::new(Semaphore::new(context.limits.max_connections))).collect();
-    let accept_all = || {
-        let each = ports.iter().zip(&seats).map(|(port, seats)| accept(port, &context, seats, &graceful));
-        join_all(each)
-    };
+    let doors: Vec<_> = ports.into_iter().map(|port| Door::new(port, context)).collect();
+    let accept_all = || join_all(doors.iter().map(|door| door.accept(&graceful)));
     let mut shutdown = std::pin::pin!(shutdown);
     context.metrics.ready.set(1.0);
     let how = tokio::select! {
@@ -133,10 +199,7 @@ pub async fn serve(
         );
         let _elapsed = tokio::time::timeout(context.limits.lame_duck, accept_all()).await;
     }
-    for Port { listener, protocol } in ports {
-        drop(listener);
-        protocol.close();
-    }
+    doors.into_iter().for_each(Door::close);
     tracing::info!(
         grace_ms = context.limits.grace.as_millis() as u64,
         "port closed, finishing requests in hand"
@@ -147,40 +210,72 @@ pub async fn serve(
     }
 }
 
-async fn accept(
-    port: &Port,
-    context: &Arc<Context>,
-    seats: &Arc<Semaphore>,
-    graceful: &GracefulShutdown,
-) -> Infallible {
-    loop {
-        let seat = seats.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
-        match port.listener.accept().await {
-            Ok((stream, peer)) => {
-                let connection = port.protocol.connect(prepared(stream, peer), peer, graceful);
-                let context = context.clone();
-                tokio::spawn(async move {
-                    let _seat = seat;
-                    context.metrics.connections.increment(1.0);
-                    connection.await;
-                    context.metrics.connections.decrement(1.0);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                if !is_of_one_connection(&error) {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+/// A port, and what its connections share.
+struct Door {
+    port: Port,
+    seats: Arc<Semaphore>,
+    context: Arc<Context>,
+    closing: watch::Sender<bool>,
+}
+
+impl Door {
+    fn new(port: Port, context: &Arc<Context>) -> Self {
+        let seats = Arc::new(Semaphore::new(context.limits.max_connections));
+        Self { port, seats, context: context.clone(), closing: watch::Sender::new(false) }
+    }
+
+    async fn accept(&self, graceful: &GracefulShutdown) -> Infallible {
+        loop {
+            let seat = self.seats.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
+            match self.port.listener.accept().await {
+                Ok((stream, peer)) => self.welcome(stream, peer, seat, graceful.watcher()),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    if !is_of_one_connection(&error) {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
     }
+
+    /// The handshake, if there is one, and the connection, on a task of their own.
+    fn welcome(&self, stream: TcpStream, peer: SocketAddr, seat: OwnedSemaphorePermit, watcher: Watcher) {
+        let (protocol, tls, context) =
+            (self.port.protocol.clone(), self.port.tls.clone(), self.context.clone());
+        let mut closing = self.closing.subscribe();
+        tokio::spawn(async move {
+            let _seat = seat;
+            context.metrics.connections.increment(1.0);
+            let io = tokio::select! {
+                io = prepared(stream, peer, tls, context.limits.read_timeout) => io,
+                // Nobody waits for a handshake: no request is in hand.
+                _ = closing.wait_for(|closing| *closing) => None,
+            };
+            if let Some(io) = io {
+                protocol.connect(io, peer, watcher).await;
+            }
+            context.metrics.connections.decrement(1.0);
+        });
+    }
+
+    fn close(self) {
+        let Self { port, closing, .. } = self;
+        drop(port.listener);
+        closing.send_replace(true);
+        port.protocol.close();
+    }
 }
 
-fn prepared(stream: TcpStream, peer: SocketAddr) -> Io {
+async fn prepared(stream: TcpStream, peer: SocketAddr, tls: Option<Acceptor>, limit: Duration) -> Option<Io> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
-    TokioIo::new(Lingering::new(stream))
+    let bytes = match tls {
+        None => Either::Left(Lingering::new(stream)),
+        Some(acceptor) => Either::Right(acceptor.shake(stream, limit).await?),
+    };
+    Some(TokioIo::new(bytes))
 }
 
 /// Errors that concern the connection just accepted, not the listener.

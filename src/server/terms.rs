@@ -5,12 +5,12 @@
 
 use std::{
     hash::RandomState,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName};
 
+use super::gate::Who;
 use crate::{
     batch::{Class, Client, Terms},
     config::{ClientsConfig, HttpConfig},
@@ -44,31 +44,34 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// By the header that `config` names, and by address where it names none.
+    /// By who they have shown to be, else by the header that `config` names, and by address where it names none.
     pub fn new(config: ClientsConfig) -> Self {
         Self { config, hasher: RandomState::new() }
     }
 
     /// Whose request it is.
-    fn of(&self, headers: &HeaderMap, peer: IpAddr) -> Client {
+    fn of(&self, headers: &HeaderMap, who: &Who) -> Client {
+        if let Some(caller) = &who.caller {
+            return Client::named((caller.proof.kind(), &*caller.name), caller.weight, &self.hasher);
+        }
         let named = self.config.header.as_ref().and_then(|name| headers.get(name));
         match named {
             Some(name) => {
                 let weight = self.config.weights.get(name.as_bytes()).copied().unwrap_or(1.0);
                 Client::named(name.as_bytes(), weight, &self.hasher)
             }
-            None => Client::named(peer, 1.0, &self.hasher),
+            None => Client::named(who.peer, 1.0, &self.hasher),
         }
     }
 }
 
-/// The terms of a request whose head arrived at `arrived` from `peer`.
+/// The terms of a request of `who`, whose head arrived at `arrived`.
 ///
 /// # Errors
 /// The header that is at fault.
 pub fn of(
     headers: &HeaderMap,
-    peer: IpAddr,
+    who: &Who,
     arrived: Instant,
     limits: &HttpConfig,
     clients: &Clients,
@@ -76,7 +79,7 @@ pub fn of(
     let asked = [timeout(headers, &DEADLINE)?, timeout(headers, &GRPC_TIMEOUT)?];
     let wait =
         asked.into_iter().flatten().min().map_or(limits.deadline, |wait| wait.min(limits.max_deadline));
-    Ok(Terms { deadline: arrived + wait, class: class(headers)?, client: clients.of(headers, peer) })
+    Ok(Terms { deadline: arrived + wait, class: class(headers)?, client: clients.of(headers, who) })
 }
 
 /// How long the header `name`, [`DEADLINE`] or [`GRPC_TIMEOUT`], gives the request, if it is there.
@@ -121,11 +124,12 @@ fn class(headers: &HeaderMap) -> Result<Class, BadHeader> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, net::IpAddr, time::SystemTime};
 
     use http::HeaderValue;
 
     use super::*;
+    use crate::access::{Caller, Proof, key::KeyDigest};
 
     const LIMITS: HttpConfig = HttpConfig {
         admin: false,
@@ -150,7 +154,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
-        let terms = of(&headers, IpAddr::from([127, 0, 0, 1]), arrived, &LIMITS, &clients())?;
+        let terms = of(&headers, &Who::at(IpAddr::from([127, 0, 0, 1])), arrived, &LIMITS, &clients())?;
         Ok(terms.deadline - arrived)
     }
 
@@ -188,12 +192,20 @@ mod tests {
     #[test]
     fn clients_are_told_apart_by_the_header_or_else_by_address() {
         let clients = clients();
-        let (a, b) = (IpAddr::from([1, 1, 1, 1]), IpAddr::from([2, 2, 2, 2]));
+        let [a, b] = [1, 2].map(|last| Who::at(IpAddr::from([127, 0, 0, last])));
         let named = |name: &'static str| {
             HeaderMap::from_iter([(HeaderName::from_static("x-client"), HeaderValue::from_static(name))])
         };
-        assert_eq!(clients.of(&named("gold"), a), clients.of(&named("gold"), b));
-        assert_ne!(clients.of(&named("gold"), a), clients.of(&named("tin"), a));
-        assert_ne!(clients.of(&HeaderMap::new(), a), clients.of(&HeaderMap::new(), b));
+        assert_eq!(clients.of(&named("gold"), &a), clients.of(&named("gold"), &b));
+        assert_ne!(clients.of(&named("gold"), &a), clients.of(&named("tin"), &a));
+        assert_ne!(clients.of(&HeaderMap::new(), &a), clients.of(&HeaderMap::new(), &b));
+        let (key, token) = (Proof::Key(KeyDigest::of(b"k")), Proof::Token { until: SystemTime::now() });
+        let shown = |proof, name: &str, peer: &Who| {
+            let caller = Caller { name: name.into(), weight: 2.0, proof };
+            clients.of(&named("gold"), &Who { caller: Some(caller), ..peer.clone() })
+        };
+        assert_eq!(shown(key, "web", &a), shown(key, "web", &b), "who somebody has shown to be comes first");
+        assert_ne!(shown(key, "web", &a), shown(token, "web", &a));
+        assert_ne!(shown(key, "web", &a), shown(key, "gold", &a));
     }
 }

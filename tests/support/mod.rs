@@ -16,8 +16,8 @@ use std::{
 use convoy::{
     app::{App, Listeners},
     config::{
-        ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, PhotosConfig, TraceConfig,
-        TransformName, Transforms,
+        ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, IngressConfig, PhotosConfig,
+        TraceConfig, TransformName, Transforms,
     },
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
@@ -25,7 +25,7 @@ use convoy::{
     vision::{Arch, random::Recipe},
 };
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::{net::TcpListener, sync::oneshot};
 
 /// The folder of fixtures beside the checkout, when there is one.
 pub fn shared() -> Option<PathBuf> {
@@ -123,6 +123,7 @@ pub fn config() -> Config {
         },
         clients: ClientsConfig::default(),
         trace: TraceConfig::default(),
+        ingress: IngressConfig::default(),
     }
 }
 
@@ -131,6 +132,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// Where it speaks gRPC, if the configuration asks for it.
     pub grpc: Option<SocketAddr>,
+    /// Where operators ask, if the configuration asks for it.
+    pub ops: Option<SocketAddr>,
     stop: Option<oneshot::Sender<Shutdown>>,
     thread: Option<JoinHandle<Ended>>,
 }
@@ -145,14 +148,15 @@ impl Server {
         let thread = std::thread::spawn(move || {
             convoy::app::runtime().unwrap().block_on(async move {
                 let listeners = Listeners::bind(&config).await.unwrap();
-                let grpc = listeners.grpc.as_ref().map(|listener| listener.local_addr().unwrap());
-                bound.send((listeners.http.local_addr().unwrap(), grpc)).unwrap();
+                let address = |listener: &TcpListener| listener.local_addr().unwrap();
+                let (grpc, ops) = (listeners.grpc.as_ref().map(address), listeners.ops.as_ref().map(address));
+                bound.send((address(&listeners.http), grpc, ops)).unwrap();
                 let stopped = async { stopped.await.unwrap_or(Shutdown::Immediate) };
                 app.serve(listeners, stopped).await
             })
         });
-        let (address, grpc) = addresses.recv().unwrap();
-        Self { address, grpc, stop: Some(stop), thread: Some(thread) }
+        let (address, grpc, ops) = addresses.recv().unwrap();
+        Self { address, grpc, ops, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -65,7 +65,8 @@ fn document() -> Value {
             {"name": "V2", "description": "The Open Inference Protocol over REST."},
         ],
         "paths": paths,
-        "components": {"schemas": schemas.definitions(), "parameters": operations::parameters()},
+        "components": {"schemas": schemas.definitions(), "parameters": operations::parameters(),
+            "securitySchemes": operations::security()},
     })
 }
 
@@ -103,6 +104,28 @@ mod tests {
                 assert!(found.contains(reference.as_str()), "nothing refers to {reference}");
             }
         }
+    }
+
+    #[test]
+    fn what_needs_a_scope_says_so_and_can_be_asked_without_keys_too() {
+        let document = document();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let route = Route::of(&path.replace("{model}", "m").replace("{version}", "1"));
+            for operation in item.as_object().unwrap().values() {
+                let scope = route
+                    .scope()
+                    .map(|scope| json!([{}, {"bearer": [scope.name()]}, {"api-key": [scope.name()]}]));
+                assert_eq!(operation.get("security"), scope.as_ref(), "{path}");
+                for status in ["401", "403"] {
+                    assert_eq!(
+                        operation["responses"].get(status).is_some(),
+                        scope.is_some(),
+                        "{path} {status}"
+                    );
+                }
+            }
+        }
+        assert!(document["components"]["securitySchemes"]["bearer"].is_object());
     }
 
     #[test]

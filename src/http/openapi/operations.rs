@@ -4,7 +4,10 @@
 use serde_json::{Value, json};
 
 use super::{schemas::Schemas, v2};
-use crate::http::{admin, classify, faq, probes, reply::ErrorReply, routes::Route, score, v2::Endpoint};
+use crate::{
+    access::Scope,
+    http::{admin, classify, faq, probes, reply::ErrorReply, routes::Route, score, v2::Endpoint},
+};
 
 /// Every route with a path of its own.
 const ROUTES: [Route; 24] = [
@@ -40,7 +43,8 @@ pub(super) fn all(schemas: &mut Schemas) -> Vec<(&'static str, &'static str, Val
     for route in ROUTES {
         for path in paths(route) {
             let method = if route.posts() { "post" } else { "get" };
-            all.push((*path, method, of(route, schemas).finish(route, path)));
+            let described = of(route, schemas).guarded(route.scope());
+            all.push((*path, method, described.finish(route, path)));
         }
     }
     all
@@ -114,6 +118,14 @@ pub(super) fn parameters() -> Value {
     })
 }
 
+/// How callers show who they are, where keys or an issuer are configured.
+pub(super) fn security() -> Value {
+    json!({
+        "bearer": {"type": "http", "scheme": "bearer", "description": "A key, or a token of the configured issuer."},
+        "api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same."},
+    })
+}
+
 /// One operation in the making.
 struct Described {
     tag: &'static str,
@@ -123,12 +135,21 @@ struct Described {
     answers: Vec<(&'static str, Value)>,
     /// What failures look like.
     failure: Value,
+    /// What a caller needs, where keys are on.
+    scope: Option<Scope>,
 }
 
 impl Described {
     fn new(tag: &'static str, summary: &'static str, failure: Value) -> Self {
-        let described =
-            Self { tag, summary, parameters: Vec::new(), body: None, answers: Vec::new(), failure };
+        let described = Self {
+            tag,
+            summary,
+            parameters: Vec::new(),
+            body: None,
+            answers: Vec::new(),
+            failure,
+            scope: None,
+        };
         described.fails(&[("400", "The request does not say what is wanted."), ("500", "The server failed.")])
     }
 
@@ -152,9 +173,13 @@ impl Described {
         for (status, description) in statuses {
             let content = json!({"application/json": {"schema": self.failure}});
             let mut answer = json!({"description": description, "content": content});
-            if matches!(*status, "429") {
+            if *status == "429" {
                 let seconds = json!({"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}});
                 answer["headers"] = json!({"retry-after": seconds});
+            }
+            if *status == "401" {
+                let challenge = json!({"description": "RFC 6750's.", "schema": {"type": "string"}});
+                answer["headers"] = json!({"www-authenticate": challenge});
             }
             self.answers.push((status, answer));
         }
@@ -168,10 +193,26 @@ impl Described {
             ("408", "The body did not arrive in time."),
             ("413", "Over a limit, which the message names."),
             ("415", "Not the kind of body that is read here."),
-            ("429", "No seat left, or the answer would be late."),
+            ("429", "No seat left, the answer would be late, or the key has used up its requests."),
             ("503", "Stopping, or the model is unloaded."),
             ("504", "Not answered within its deadline."),
         ])
+    }
+
+    /// What may become of callers who need a scope. What an operation says of a status itself stays.
+    fn guarded(mut self, scope: Option<Scope>) -> Self {
+        self.scope = scope;
+        if scope.is_none() {
+            return self;
+        }
+        let own: Vec<_> = self.answers.iter().map(|(status, _)| *status).collect();
+        let refusals = [
+            ("401", "Keys are on, and no valid one came along."),
+            ("403", "The key does not have the scope."),
+            ("429", "The key has used up its requests."),
+        ];
+        let missing: Vec<_> = refusals.into_iter().filter(|(status, _)| !own.contains(status)).collect();
+        self.fails(&missing)
     }
 
     fn finish(self, route: Route, path: &str) -> Value {
@@ -187,6 +228,10 @@ impl Described {
             "parameters": parameters,
             "responses": {},
         });
+        if let Some(scope) = self.scope {
+            // Optional, because keys need not be on.
+            operation["security"] = json!([{}, {"bearer": [scope.name()]}, {"api-key": [scope.name()]}]);
+        }
         if let Some(body) = self.body {
             operation["requestBody"] = body;
         }
@@ -315,7 +360,7 @@ fn of(route: Route, schemas: &mut Schemas) -> Described {
             "In its text format.",
             as_text("convoy_jobs_total{queue=\"faq\",outcome=\"ok\"} 2\n"),
         ),
-        Route::ReloadFaq => new("Operation", "Reads the FAQ model again; with --admin only")
+        Route::ReloadFaq => new("Operation", "Reads the FAQ model again; with --admin, or the scope admin")
             .answers(
                 "200",
                 "It has taken over.",
@@ -325,7 +370,7 @@ fn of(route: Route, schemas: &mut Schemas) -> Described {
                 ),
             )
             .fails(&[
-                ("403", "Administration is off."),
+                ("403", "The key does not have the scope; without keys, administration is off."),
                 ("404", "This process serves no FAQ."),
                 ("422", "The file cannot be used; what served before goes on."),
             ]),
@@ -338,7 +383,7 @@ fn of_v2(endpoint: Endpoint, schemas: &mut Schemas) -> Described {
     let failure = schemas.of_answer::<v2::Failed>();
     let new = |summary| Described::new("V2", summary, failure.clone());
     let admin = [
-        ("403", "Administration is off."),
+        ("403", "The key does not have the scope; without keys, administration is off."),
         ("404", "No such model here."),
         ("422", "The files cannot be used; what served before goes on."),
     ];
@@ -433,12 +478,12 @@ fn of_v2(endpoint: Endpoint, schemas: &mut Schemas) -> Described {
             described.body.as_mut().expect("bug: it was just given one")["required"] = false.into();
             described
         }
-        Endpoint::Load => new("Reads a model's files again; with --admin only").fails(&admin).answers(
+        Endpoint::Load => new("Reads a model's files again; with --admin, or the scope admin").fails(&admin).answers(
             "200",
             "What they hold has taken over.",
             as_json(schemas.of_answer::<v2::Loaded>(), json!({"name": "faq", "load": true})),
         ),
-        Endpoint::Unload => new("Takes a model away; with --admin only").fails(&admin[..2]).answers(
+        Endpoint::Unload => new("Takes a model away; with --admin, or the scope admin").fails(&admin[..2]).answers(
             "200",
             "New requests to it get 503.",
             as_json(schemas.of_answer::<v2::Unloaded>(), json!({"name": "faq", "unload": true})),

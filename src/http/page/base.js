@@ -10,6 +10,21 @@ const make = (tag, properties = {}, ...children) => {
   return element;
 };
 
+/** What is sent beside the key that was entered, if one was. It stays in this tab, until that is closed. */
+const KEY = "convoy-key";
+const keyed = (headers = {}) => {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { ...headers, authorization: `Bearer ${key}` } : headers;
+};
+
+/** Shows where a key can be entered once an answer says that one is wanted. */
+const askForKey = (response) => {
+  if (response?.status === 401) at("key-wanted").hidden = false;
+};
+at("key").oninput = (event) => sessionStorage.setItem(KEY, event.target.value.replace(/[^!-~]/g, ""));
+at("key").value = sessionStorage.getItem(KEY) ?? "";
+at("key-wanted").hidden = !at("key").value;
+
 /** Milliseconds or seconds, in as many digits as matter. */
 const time = (milliseconds) => {
   if (milliseconds >= 1000) return `${(milliseconds / 1000).toFixed(milliseconds < 10000 ? 2 : 1)} s`;

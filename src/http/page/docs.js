@@ -86,7 +86,8 @@ const send = async (path, method, fields, body, out) => {
   if (body) headers["content-type"] = body.type;
   const started = performance.now();
   try {
-    const response = await fetch(url, { method: method.toUpperCase(), headers, body: body?.read() });
+    const response = await fetch(url, { method: method.toUpperCase(), headers: keyed(headers), body: body?.read() });
+    askForKey(response);
     const text = await shownBody(response);
     const kept = ["server-timing", "retry-after", "x-convoy-warning"].filter((name) => response.headers.has(name));
     const heads = kept.map((name) => `${name}: ${response.headers.get(name)}`).join("\n");

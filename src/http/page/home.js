@@ -21,7 +21,7 @@ class Trouble extends Error {
 }
 
 const TITLES = {
-  400: "That was not understood", 404: "Not served here", 408: "It arrived too slowly", 413: "Too large",
+  400: "That was not understood", 401: "A key is wanted", 403: "This key is not enough", 404: "Not served here", 408: "It arrived too slowly", 413: "Too large",
   415: "Not a format this server reads", 422: "This file is damaged", 429: "The server is busy", 500: "The server failed",
   503: "Not available now", 504: "Not answered in time",
 };
@@ -34,9 +34,12 @@ const retry = (response, error) => {
 const trouble = async (response) => {
   const body = await response.json().catch(() => ({}));
   const error = body.error ?? {};
-  const titles = { unloaded: "Taken away for now", stopping: "The server is stopping" };
+  const titles = {
+    unloaded: "Taken away for now", stopping: "The server is stopping", rate_limited: "This key has used up its requests",
+  };
   const title = titles[error.code] ?? TITLES[response.status] ?? `The server answered ${response.status}`;
-  const message = error.message ?? "It gave no reason.";
+  const entered = at("key").value ? "The one at the top of this page is not valid here" : "Enter one at the top of this page";
+  const message = response.status === 401 ? entered : error.message ?? "It gave no reason.";
   const sentence = message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".");
   return new Trouble(title, sentence + retry(response, error));
 };
@@ -44,10 +47,11 @@ const trouble = async (response) => {
 /** Posts and gives back the answer, its stages and how long it all took here. */
 const post = async (path, body, headers, signal) => {
   const started = performance.now();
-  const response = await fetch(path, { method: "POST", body, headers, signal }).catch((error) => {
+  const response = await fetch(path, { method: "POST", body, headers: keyed(headers), signal }).catch((error) => {
     if (error.name === "AbortError") throw error;
     throw new Trouble("No answer", "The server cannot be reached. Is it still running?");
   });
+  askForKey(response);
   if (!response.ok) throw await trouble(response);
   const answer = await response.json();
   return { answer, timing: stages(response.headers.get("server-timing") ?? ""), took: performance.now() - started };
@@ -334,10 +338,13 @@ const tiles = TILES.map(tile);
 let before = null, timer = 0, paused = false, ticks = 0;
 
 const tick = async () => {
-  const response = await fetch("/metrics").catch(() => null);
+  const response = await fetch("/metrics", { headers: keyed() }).catch(() => null);
+  askForKey(response);
   const text = response?.ok ? await response.text() : null;
   const now = text === null ? null : { at: performance.now(), map: series(text) };
-  at("live-state").textContent = now ? "The last two minutes, whoever asks." : "The metrics cannot be read; trying on.";
+  const refused = [401, 403].includes(response?.status);
+  const without = refused ? "The metrics want a key with the scope metrics." : "The metrics cannot be read; trying on.";
+  at("live-state").textContent = now ? "The last two minutes, whoever asks." : without;
   if (before || !now) {
     for (const each of tiles) {
       each.values.push(now && before ? each.value(now.map, before.map, (now.at - before.at) / 1000) : null);

@@ -20,7 +20,10 @@ use super::{
     reply::{self, Failure, Reply},
     routes::Ask,
 };
-use crate::v2::{Model, Place};
+use crate::{
+    access::Scope,
+    v2::{Model, Place},
+};
 
 /// What a path under `/v2` asks for, whichever model it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,23 @@ impl Endpoint {
             Self::Index => "v2_index",
             Self::Load => "v2_load",
             Self::Unload => "v2_unload",
+        }
+    }
+
+    /// The scope that a caller needs where keys are on: none to ask whether the server lives and is ready.
+    pub fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Live | Self::Ready => None,
+            Self::Load | Self::Unload => Some(Scope::Admin),
+            Self::Server
+            | Self::Models
+            | Self::AllStatistics
+            | Self::Model
+            | Self::ModelReady
+            | Self::Config
+            | Self::Statistics
+            | Self::Infer
+            | Self::Index => Some(Scope::Score),
         }
     }
 
