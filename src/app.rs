@@ -180,8 +180,12 @@ impl App {
         watch.abort();
         tracer.flush().await;
         if ended == Ended::Drained {
-            photos.iter().for_each(|slot| slot.close());
-            questions.iter().for_each(|slot| slot.close());
+            if let Some(slot) = photos {
+                slot.close().await;
+            }
+            if let Some(slot) = questions {
+                slot.close().await;
+            }
         }
         ended
     }

@@ -125,8 +125,10 @@ impl<T: Served> Slot<T> {
         old.is_some()
     }
 
-    /// Empties the slot and waits for the threads, which end with the last request in hand.
-    pub fn close(&self) {
+    /// Empties the slot, once nothing is being loaded that would fill it again, and waits for the threads, which end with the
+    /// last request in hand.
+    pub async fn close(&self) {
+        let _one_at_a_time = self.changing.lock().await;
         self.current.store(None);
         std::mem::take(&mut *self.workers.lock()).into_iter().for_each(Workers::join);
     }
