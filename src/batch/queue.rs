@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -152,7 +152,7 @@ impl<E: Executor> Queue<E> {
         costs: CostTable,
         metrics: QueueMetrics,
     ) -> (Self, Arc<Shared<E>>, Receiver<Arrival<E>>) {
-        // Every job has a seat, so there is always room for one.
+        // Every job has a seat, so there is room for one unless owners have left.
         let (intake, arrivals) = bounded(capacity);
         let dispatcher = Mutex::new(Dispatcher::new(capacity, workers, costs));
         let shared = Arc::new(Shared { dispatcher, metrics, capacity, workers: workers.max(1) });
@@ -242,8 +242,11 @@ impl<E: Executor> Seat<E> {
         let place = self.place.take().expect("bug: a seat is submitted once");
         let (reply, answer) = oneshot::channel();
         let route = Route { deadline: place.deadline(), submitted: Instant::now(), reply };
+        if let Err(TrySendError::Full(arrival)) = self.queue.intake.try_send((place, Job { input, route })) {
+            // Jobs whose owners have left and given their seats back may still be on their way.
+            take_in(&mut self.queue.shared.dispatcher.lock(), [arrival]);
+        }
         // A job that nobody takes is dropped, and its ticket then says `Stopped`.
-        let _not_taken = self.queue.intake.try_send((place, Job { input, route }));
         Ticket { answer, shared: self.queue.shared.clone(), place, answered: false }
     }
 }
@@ -273,10 +276,10 @@ pub struct Ticket<E: Executor> {
 impl<E: Executor> Ticket<E> {
     /// Blocks until the answer is there. Not for async code, which awaits the ticket.
     pub fn wait(mut self) -> Answer<E> {
-        self.answered = true;
         let (_, gone) = oneshot::channel();
-        let answer = std::mem::replace(&mut self.answer, gone);
-        answer.blocking_recv().map_or(Err(JobError::Stopped), |(answer, _)| answer)
+        let answer = std::mem::replace(&mut self.answer, gone).blocking_recv();
+        self.answered = answer.is_ok();
+        answer.map_or(Err(JobError::Stopped), |(answer, _)| answer)
     }
 }
 
@@ -285,7 +288,7 @@ impl<E: Executor> Future for Ticket<E> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let received = ready!(Pin::new(&mut self.answer).poll(context));
-        self.answered = true;
+        self.answered = received.is_ok();
         Poll::Ready(received.unwrap_or((Err(JobError::Stopped), Timing::default())))
     }
 }
@@ -368,6 +371,29 @@ mod tests {
         drop(ticket);
         assert!(queue.admit(&soon()).is_ok());
         assert!(turn(&shared, &arrivals).batch.is_empty());
+    }
+
+    #[test]
+    fn a_job_gets_into_the_line_although_abandoned_ones_are_still_on_their_way() {
+        let (queue, shared, arrivals) = queue(1);
+        for abandoned in 1..4 {
+            drop(queue.admit(&soon()).unwrap().submit(abandoned));
+        }
+        let ticket = queue.admit(&soon()).unwrap().submit(4);
+        let turn = turn(&shared, &arrivals);
+        assert_eq!(turn.batch.iter().map(|job| job.input).collect::<Vec<_>>(), [4]);
+        shared.dispatcher.lock().release(1);
+        drop(turn);
+        assert_eq!(ticket.wait(), Err(JobError::Stopped));
+        assert_eq!(queue.depth(), 0);
+    }
+
+    #[test]
+    fn a_job_that_finds_nobody_gives_its_seat_back() {
+        let (queue, _shared, arrivals) = queue(1);
+        drop(arrivals);
+        assert_eq!(queue.admit(&soon()).unwrap().submit(1).wait(), Err(JobError::Stopped));
+        assert_eq!(queue.depth(), 0);
     }
 
     #[test]
