@@ -4,7 +4,8 @@
 # make manifests  only what tests/k8s checks of k8s/
 #
 # Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
-# which tests/page.rs drives, and HAProxy, which tests/rollout.rs drives: only root can install them. nasm, where it is installed, halves the time of JPEG decoding.
+# which tests/page.rs drives, and HAProxy, which tests/rollout.rs drives: only root can install them. nasm, where it is installed,
+# halves the time of JPEG decoding.
 
 CARGO   ?= cargo
 PYTHON  ?= python3
