@@ -177,7 +177,8 @@ pub struct LogArgs {
     /// How log lines look.
     #[arg(long, env = "CONVOY_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
-    /// Which log lines are written; `info,access=info` adds a line for every request.
+    /// Which log lines are written; `info,access=info` adds a line for every request. Of the libraries inside only errors
+    /// are written, because their lines may show what clients sent.
     #[arg(long, env = "CONVOY_LOG", default_value = "info,access=off", global = true)]
     pub log: String,
 }

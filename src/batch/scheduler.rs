@@ -4,7 +4,6 @@
 //! decided in [`super::dispatcher`].
 
 use std::{
-    any::Any,
     panic,
     sync::{
         Arc,
@@ -310,7 +309,7 @@ impl<E: Executor> Worker<E> {
             }
             Ok(Ok(results)) => Err(self.broken(&format!("{} results for {}", results.len(), inputs.len()))),
             Ok(Err(error)) => Err(JobError::Failed(error)),
-            Err(payload) => Err(self.broken(panic_text(payload.as_ref()))),
+            Err(_told_by_the_panic_hook) => Err(self.broken("it panicked")),
         }
     }
 
@@ -336,11 +335,6 @@ impl<E: Executor> Worker<E> {
             route.answer(Err(failure.clone()), Timing::default());
         }
     }
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panic without a message")
 }
 
 #[cfg(test)]

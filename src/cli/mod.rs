@@ -5,20 +5,16 @@ mod classify;
 mod faq;
 mod help;
 mod keys;
+mod log;
 mod plan;
 mod serve;
 mod weights;
 
-use std::{
-    io::{IsTerminal, stderr},
-    panic,
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
-use crate::config::{ConfigError, LogArgs, LogFormat};
+use crate::config::{ConfigError, LogArgs};
 
 /// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -83,7 +79,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(error) = log_to_stderr(&cli.log) {
+    if let Err(error) = log::to_stderr(&cli.log) {
         return fail(&error);
     }
     let outcome = match cli.command {
@@ -104,28 +100,4 @@ pub fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("convoy: {error:#}");
     if error.is::<ConfigError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
-}
-
-fn log_to_stderr(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| ConfigError {
-        problems: vec![format!("--log {}: {error}; try info or debug", args.log)],
-    })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(stderr().is_terminal())
-        .with_writer(stderr);
-    match args.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    panic::set_hook(Box::new(log_panic));
-    Ok(())
-}
-
-/// A panic is a log line like any other. Its message is the code's own; requests never format their content into one.
-fn log_panic(info: &panic::PanicHookInfo<'_>) {
-    let thread = std::thread::current();
-    let message = info.payload_as_str().unwrap_or("panic without a message");
-    let location = info.location().map(ToString::to_string);
-    tracing::error!(thread = thread.name(), location, reason = message, "panic");
 }
