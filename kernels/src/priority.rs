@@ -33,7 +33,7 @@ pub enum Priority {
 impl Priority {
     /// Tells the system that the calling thread, and those it starts from now on, are such threads. A niceness that is
     /// higher already stays; a thread that somebody gave a policy other than the normal ones is left as it is. Does
-    /// nothing where the system is not Linux.
+    /// nothing where the system is not Linux, or is Miri, which knows no such calls.
     ///
     /// # Errors
     /// The system refused.
@@ -75,7 +75,7 @@ impl Turns {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 mod system {
     use std::{io, mem, time::Duration};
 
@@ -105,7 +105,7 @@ mod system {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(miri))))]
 mod system {
     use std::{io, time::Duration};
 

@@ -1,15 +1,16 @@
 //! A barrier that may be used again and again, and that breaks when one of its members will not come.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::{hint, thread};
+use std::sync::PoisonError;
+
+use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use super::sync::{Condvar, Mutex, hint, thread};
 
 /// Looks at the barrier before a member offers its processor to others: some microseconds.
-const SPINS: usize = 200;
+const SPINS: usize = if cfg!(loom) { 1 } else { 200 };
 
 /// Offers of the processor before a member sleeps. When nobody wants it this takes some hundred microseconds, about what
 /// sleeping and waking costs.
-const YIELDS: usize = 400;
+const YIELDS: usize = if cfg!(loom) { 1 } else { 400 };
 
 /// Lets members pass when all have arrived.
 #[derive(Debug)]
@@ -83,5 +84,68 @@ impl Barrier {
         while closed() {
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use std::sync::atomic::AtomicUsize as Counter;
+
+    use super::*;
+    use crate::conv::sync::Arc;
+
+    /// Runs `member` on so many threads in every interleaving with at most so many preemptions, where that is bounded.
+    fn explore(members: usize, preemptions: Option<usize>, member: fn(&Barrier, &[AtomicUsize], usize)) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = preemptions;
+        let count = std::sync::Arc::new(Counter::new(0));
+        let counted = count.clone();
+        model.check(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let cells: Vec<AtomicUsize> = (0..members).map(|_| AtomicUsize::new(0)).collect();
+            let shared = Arc::new((Barrier::new(members), cells));
+            let others = (1..members).map(|index| {
+                let shared = shared.clone();
+                thread::spawn(move || member(&shared.0, &shared.1, index))
+            });
+            let others: Vec<_> = others.collect();
+            member(&shared.0, &shared.1, 0);
+            others.into_iter().for_each(|other| other.join().unwrap());
+        });
+        println!("{members} members: {} interleavings", count.load(Ordering::Relaxed));
+    }
+
+    /// Two phases, told apart by what stands in the cells. Everything is relaxed: only the barrier orders it.
+    fn writes_are_seen(barrier: &Barrier, cells: &[AtomicUsize], index: usize) {
+        let next = &cells[(index + 1) % cells.len()];
+        cells[index].store(1, Ordering::Relaxed);
+        let all_are = |value| cells.iter().all(|cell| cell.load(Ordering::Relaxed) == value);
+        barrier.wait(|| assert!(all_are(1), "the last has seen what all wrote")).unwrap();
+        next.store(2, Ordering::Relaxed);
+        barrier.wait(|| cells[0].store(3, Ordering::Relaxed)).unwrap();
+        assert_eq!(cells[0].load(Ordering::Relaxed), 3, "what the last did comes before anybody goes on");
+        assert!(cells[1..].iter().all(|cell| cell.load(Ordering::Relaxed) == 2));
+    }
+
+    #[test]
+    fn what_two_wrote_before_is_visible_after() {
+        explore(2, None, writes_are_seen);
+    }
+
+    #[test]
+    fn what_three_wrote_before_is_visible_after() {
+        explore(3, Some(2), writes_are_seen);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_member_that_will_not_come() {
+        explore(2, None, |barrier, _, index| match index {
+            0 => assert!(barrier.wait(|| unreachable!("one has not come")).is_err()),
+            _ => barrier.shatter(),
+        });
+        explore(3, Some(2), |barrier, _, index| match index {
+            2 => barrier.shatter(),
+            _ => assert!(barrier.wait(|| unreachable!("one has not come")).is_err()),
+        });
     }
 }

@@ -3,13 +3,15 @@
 //! pages the address of every fourth kilobyte has to be looked up anew.
 //!
 //! Buffers are cut from large mappings one after another, because a huge page is larger than most of them. Nothing is
-//! given back to a mapping; it goes with the last buffer that lies in it.
+//! given back to a mapping; it goes with the last buffer that lies in it. Tools that watch memory see mappings and not
+//! what is cut from them, so with `--cfg apart`, and under Miri, each buffer is an allocation of its own (`make address`).
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use memmap2::MmapMut;
+#[cfg(not(any(apart, miri)))]
+use memmap2::MmapMut as Memory;
 
 /// Floats of a cache line.
 const LINE: usize = 16;
@@ -25,7 +27,7 @@ static CURRENT: Mutex<(Weak<Mapping>, usize)> = Mutex::new((Weak::new(), 0));
 struct Mapping {
     start: NonNull<f32>,
     /// Owns the memory; only ever looked at through `start`.
-    _memory: MmapMut,
+    _memory: Memory,
 }
 
 // SAFETY: the pointer is to memory that the mapping owns, and is only read here.
@@ -52,7 +54,7 @@ impl Buffer {
     /// When the system has no memory left.
     pub(super) fn zeros(length: usize) -> Self {
         let lines = length.div_ceil(LINE) * LINE;
-        let (mapping, used) = match lines <= MAPPING / 2 {
+        let (mapping, used) = match lines <= MAPPING / 2 && !cfg!(any(apart, miri)) {
             true => Self::cut(lines),
             false => (Arc::new(Mapping::of(lines)), 0),
         };
@@ -87,14 +89,36 @@ impl Mapping {
     /// Room for `floats`, zeros.
     fn of(floats: usize) -> Self {
         let bytes = floats.checked_mul(size_of::<f32>()).expect("bug: whoever asks has checked the size");
-        let mut memory = MmapMut::map_anon(bytes)
-            .unwrap_or_else(|error| panic!("no memory for {} MB of a network: {error}", bytes >> 20));
-        // Where the system refuses, small pages do.
-        #[cfg(all(target_os = "linux", not(miri)))]
-        let _ = memory.advise(memmap2::Advice::HugePage);
+        let mut memory = memory(bytes);
         let start = NonNull::new(memory.as_mut_ptr()).expect("bug: a mapping is somewhere").cast();
         Self { start, _memory: memory }
     }
+}
+
+/// So many bytes of zeros from the system, in huge pages where it has them.
+#[cfg(not(any(apart, miri)))]
+fn memory(bytes: usize) -> Memory {
+    let memory = Memory::map_anon(bytes)
+        .unwrap_or_else(|error| panic!("no memory for {} MB of a network: {error}", bytes >> 20));
+    // Where the system refuses, small pages do.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    memory
+}
+
+/// A cache line of the heap.
+#[cfg(any(apart, miri))]
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "only looked at through a mapping's start")] [f32; LINE]);
+
+#[cfg(any(apart, miri))]
+type Memory = Vec<Line>;
+
+/// So many bytes of zeros from the heap.
+#[cfg(any(apart, miri))]
+fn memory(bytes: usize) -> Memory {
+    vec![Line([0.0; LINE]); bytes.div_ceil(size_of::<Line>())]
 }
 
 #[cfg(test)]

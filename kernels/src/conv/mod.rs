@@ -15,6 +15,7 @@
 //! | [`dense`](Dense) | a fully connected layer by itself |
 //! | `micro`, `lanes` | the inner loops, one implementation per instruction set |
 //! | [`team`](Team), `barrier` | threads that share out the pieces of a step |
+//! | `sync` | what those two are made of |
 //!
 //! Sums run over the depth in a fixed order whatever the batch, the team or the cut into pieces: an image's results do
 //! not depend on its company, nor on the number of threads. Which network this is, nobody here knows.
@@ -35,6 +36,7 @@ mod pooling;
 mod product;
 mod step;
 mod stripes;
+mod sync;
 mod team;
 mod winograd;
 

@@ -6,15 +6,15 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::{io, thread};
+use std::sync::PoisonError;
+use std::{fmt, io};
 
 use super::barrier::Barrier;
+use super::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::thread::JoinHandle;
+use super::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 use crate::priority::{Priority, Turns};
 
 /// What every member runs.
@@ -157,7 +157,7 @@ fn help(shared: &Shared, index: usize) {
 
 impl Shared {
     /// One member's way through a job. Returns when all members are through, whatever became of them.
-    fn attend(&self, index: usize, job: Job<'_>) -> thread::Result<()> {
+    fn attend(&self, index: usize, job: Job<'_>) -> std::thread::Result<()> {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             job(&Member { shared: self, index, turns: RefCell::new(Turns::new()) })
         }));
@@ -222,7 +222,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
@@ -282,5 +282,75 @@ mod tests {
     fn threads_end_with_their_team() {
         let shared = Arc::downgrade(&Team::new(3).unwrap().shared);
         assert_eq!(shared.strong_count(), 0);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use std::panic;
+    use std::sync::atomic::AtomicUsize as Counter;
+
+    use super::*;
+
+    const MEMBERS: usize = 2;
+
+    /// Runs `check` in every interleaving with at most so many preemptions.
+    fn explore(preemptions: usize, check: fn()) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(preemptions);
+        model.max_branches = 10_000;
+        let count = std::sync::Arc::new(Counter::new(0));
+        let counted = count.clone();
+        model.check(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            check();
+        });
+        println!(
+            "{MEMBERS} members, {preemptions} preemptions: {} interleavings",
+            count.load(Ordering::Relaxed)
+        );
+    }
+
+    #[test]
+    fn phases_do_not_overlap_and_no_member_is_in_a_job_that_has_ended() {
+        explore(3, || {
+            let mut team = Team::new(MEMBERS).unwrap();
+            for _ in 0..2 {
+                let cells: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
+                let ended = AtomicUsize::new(0);
+                team.run(&|member| {
+                    for phase in 0..2 {
+                        member.for_each(cells.len(), |at| {
+                            assert_eq!(cells[at].load(Ordering::Relaxed), phase);
+                            cells[at].store(phase + 1, Ordering::Relaxed);
+                        });
+                    }
+                    assert_eq!(ended.load(Ordering::Relaxed), 0);
+                });
+                ended.store(1, Ordering::Relaxed);
+                assert!(cells.iter().all(|cell| cell.load(Ordering::Relaxed) == 2));
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_ends() {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(|_| ()));
+        for culprit in [|| run_with_culprit(0), || run_with_culprit(1)] {
+            explore(3, culprit);
+        }
+        panic::set_hook(hook);
+    }
+
+    fn run_with_culprit(culprit: usize) {
+        let mut team = Team::new(MEMBERS).unwrap();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            team.run(&|member| {
+                assert_ne!(member.index(), culprit);
+                member.for_each(2, |_| ());
+            });
+        }));
+        assert!(outcome.is_err());
     }
 }
