@@ -4,6 +4,7 @@
 //! Two steps: [`ServeArgs`] is typed text as the user wrote it; [`ServeArgs::resolve`] checks everything and names all
 //! problems at once. This is the only module that reads the environment.
 
+mod connections;
 mod fetch;
 mod ingress;
 mod trace;
@@ -13,6 +14,7 @@ use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, thread, tim
 use clap::{ArgAction, Args, ValueEnum};
 use kernels::Transform;
 
+pub use connections::{ConnectionArgs, ConnectionsConfig};
 pub use fetch::FetchArgs;
 pub use ingress::{IngressArgs, IngressConfig, JwksSource, OidcConfig, TlsConfig};
 pub use trace::{CollectorConfig, TraceArgs, TraceConfig};
@@ -120,12 +122,13 @@ pub struct ServeArgs {
         value_name = "NAME=WEIGHT"
     )]
     pub client_weights: Vec<String>,
-    /// Milliseconds a client may take to send a request's head, and again for its body.
+    /// Milliseconds a client may take to the first byte of its first request, from a request's first byte to the end of its
+    /// head, and again for its body.
     #[arg(long, env = "CONVOY_READ_TIMEOUT_MS", default_value_t = 15_000)]
     pub read_timeout_ms: u64,
-    /// Connections open at once on each port; further ones wait in the kernel's backlog.
-    #[arg(long, env = "CONVOY_MAX_CONNECTIONS", default_value_t = 4096)]
-    pub max_connections: usize,
+    /// How many connections there may be, and how long each may keep the server waiting.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
     /// Milliseconds to go on serving after SIGTERM while load balancers notice that /readyz fails.
     #[arg(long, env = "CONVOY_LAME_DUCK_MS", default_value_t = 3_000)]
     pub lame_duck_ms: u64,
@@ -292,8 +295,8 @@ pub struct HttpConfig {
     pub max_deadline: Duration,
     /// For a head to arrive, and again for a body.
     pub read_timeout: Duration,
-    /// Connections open at once.
-    pub max_connections: usize,
+    /// How many connections there may be, and how long each may keep the server waiting.
+    pub connections: ConnectionsConfig,
     /// From SIGTERM to the closing of the port.
     pub lame_duck: Duration,
     /// From then to the end of the process.
@@ -393,7 +396,6 @@ impl ServeArgs {
         checks.range("--max-deadline-ms", self.max_deadline_ms, 1, 3_600_000);
         checks.range("--deadline-ms", self.deadline_ms, 1, self.max_deadline_ms);
         checks.range("--read-timeout-ms", self.read_timeout_ms, 1, 3_600_000);
-        checks.range("--max-connections", self.max_connections as u64, 1, 1 << 20);
         checks.range("--lame-duck-ms", self.lame_duck_ms, 0, 3_600_000);
         checks.range("--grace-ms", self.grace_ms, 0, 3_600_000);
         HttpConfig {
@@ -403,7 +405,7 @@ impl ServeArgs {
             deadline: Duration::from_millis(self.deadline_ms),
             max_deadline: Duration::from_millis(self.max_deadline_ms),
             read_timeout: Duration::from_millis(self.read_timeout_ms),
-            max_connections: self.max_connections,
+            connections: self.connections.check(checks),
             lame_duck: Duration::from_millis(self.lame_duck_ms),
             grace: Duration::from_millis(self.grace_ms),
         }

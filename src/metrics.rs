@@ -27,6 +27,10 @@ pub const GRPC_REQUESTS: &str = "convoy_grpc_requests_total";
 pub const GRPC_SECONDS: &str = "convoy_grpc_request_seconds";
 /// Connections open now.
 pub const HTTP_CONNECTIONS: &str = "convoy_http_connections";
+/// Connections that the server ended or turned away, by `reason`.
+pub const CONNECTIONS_ENDED: &str = "convoy_connections_ended_total";
+/// Connections that the system refused to accept.
+pub const ACCEPT_FAILURES: &str = "convoy_accept_failures_total";
 /// 1 while the server wants traffic, 0 while it drains or a worker is gone.
 pub const READY: &str = "convoy_ready";
 /// Always 1; its labels name the version and the models.
@@ -99,6 +103,8 @@ pub struct Metrics {
     process: Process,
     /// Connections open now.
     pub connections: Gauge,
+    /// Connections that the system refused to accept.
+    pub accept_failures: Counter,
     /// 1 while ready.
     pub ready: Gauge,
     /// Photos that shared another's execution.
@@ -212,6 +218,7 @@ impl Metrics {
         let recorder = builder.build_recorder();
         describe(&recorder);
         let connections = recorder.register_gauge(&Key::from_name(HTTP_CONNECTIONS), &METADATA);
+        let accept_failures = recorder.register_counter(&Key::from_name(ACCEPT_FAILURES), &METADATA);
         let ready = recorder.register_gauge(&Key::from_name(READY), &METADATA);
         let shared_photos = recorder.register_counter(&Key::from_name(SHARED_PHOTOS), &METADATA);
         let (handle, recorder) = (recorder.handle(), Arc::new(recorder));
@@ -223,6 +230,7 @@ impl Metrics {
             calls: RwLock::default(),
             stages: RwLock::default(),
             connections,
+            accept_failures,
             ready,
             shared_photos,
         };
@@ -348,6 +356,11 @@ impl Metrics {
         self.labelled(TLS_FAILURES, "reason", reason)
     }
 
+    /// Counts connections that the server ends or turns away because of `reason`.
+    pub fn connections_ended(&self, reason: &'static str) -> Counter {
+        self.labelled(CONNECTIONS_ENDED, "reason", reason)
+    }
+
     /// Counts how often `what` changed and could not be used.
     pub fn reload_failures(&self, what: &'static str) -> Counter {
         self.labelled(RELOAD_FAILURES, "what", what)
@@ -408,6 +421,8 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge(TLS_EXPIRY, "Until when the TLS certificate is valid, in seconds since 1970.");
     counter(JOBS, "Jobs ended, by queue and outcome.");
     gauge(HTTP_CONNECTIONS, "Connections open now.");
+    counter(CONNECTIONS_ENDED, "Connections that the server ended or turned away, by reason.");
+    counter(ACCEPT_FAILURES, "Connections that the system refused to accept.");
     gauge(READY, "1 while the server wants traffic, 0 while it drains or a worker is gone.");
     gauge(INFO, "Always 1; the labels name the version and the models.");
     counter(SHARED_PHOTOS, "Photos that shared the execution of an identical one in flight.");

@@ -10,11 +10,12 @@ mod plan;
 mod serve;
 mod weights;
 
-use std::process::ExitCode;
+use std::{io::stderr, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, LogArgs};
+use log::{Log, Reader};
 
 /// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -79,11 +80,20 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(error) = log::to_stderr(&cli.log) {
-        return fail(&error);
-    }
+    // Nobody may wait for the reader of a server's log; whoever runs another command reads along.
+    let reader = match &cli.command {
+        Command::Serve(_) => Reader::Collector,
+        _ => Reader::Caller,
+    };
+    let log = match Log::start(&cli.log, reader) {
+        Ok(log) => log,
+        Err(error) => {
+            log::say(&error, stderr());
+            return code(&error);
+        }
+    };
     let outcome = match cli.command {
-        Command::Serve(args) => serve::run(*args),
+        Command::Serve(args) => serve::run(*args, &log),
         Command::Classify(args) => classify::run(*args),
         Command::Faq(command) => faq::run(command),
         Command::Weights(command) => weights::run(command),
@@ -93,11 +103,12 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => help::completions(&args),
         Command::Man(args) => help::man(&args),
     };
-    outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    let code = code(&error);
+    log.end_with(&error);
+    code
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a failed command goes to the terminal")]
-fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("convoy: {error:#}");
+fn code(error: &anyhow::Error) -> ExitCode {
     if error.is::<ConfigError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }

@@ -4,10 +4,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::log::Log;
 use crate::{
     app::{self, App, Listeners},
     config::ServeArgs,
-    server::{Ended, Shutdown, reload::Reloads},
+    server::{Ended, Shutdown, files, reload::Reloads},
     service::{Questions, Slot},
 };
 
@@ -15,11 +16,13 @@ use crate::{
 const WORKERS_END: Duration = Duration::from_secs(2);
 
 /// Serves until told to stop.
-pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: ServeArgs, log: &Log) -> anyhow::Result<()> {
     let config = args.resolve()?;
+    files::provide(&config);
     let app = App::build(&config)?;
     let runtime = app::runtime()?;
     let ended = runtime.block_on(async {
+        tokio::spawn(log.quota().keep());
         let stop = stop_signal()?;
         reload_on_hangup(app.questions(), app.reloads())?;
         let listeners = Listeners::bind(&config).await?;

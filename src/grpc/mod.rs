@@ -13,19 +13,15 @@ mod message;
 mod status;
 mod traced;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::{Request, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::TokioExecutor,
-    server::{conn::auto, graceful::Watcher},
-};
 use tokio::sync::watch;
 
 use crate::{
     config::HttpConfig,
-    server::{Connect, Context, Io, bound_http2},
+    server::{Connect, Connection, Context, Io, http2},
 };
 use calls::Calls;
 
@@ -55,29 +51,19 @@ impl Grpc {
 }
 
 impl Connect for Grpc {
-    fn connect(&self, io: Io, peer: SocketAddr, watcher: Watcher) -> BoxFuture<'static, ()> {
-        let calls = self.calls.clone();
+    fn connect(&self, io: Io, connection: Connection) -> BoxFuture<'static, ()> {
+        let connection = Arc::new(connection);
+        let (calls, requests) = (self.calls.clone(), connection.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let calls = calls.clone();
-            async move { Ok::<_, Infallible>(calls.answer(request, peer.ip()).await) }
+            let (calls, peer) = (calls.clone(), requests.peer);
+            let in_hand = requests.request();
+            async move { Ok::<_, Infallible>(in_hand.answer(calls.answer(request, peer).await)) }
         });
-        let connection = protocol(&self.limits).serve_connection(io, service).into_owned();
-        let connection = watcher.watch(connection);
-        async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "connection ended early");
-            }
-        }
-        .boxed()
+        let protocol = http2(&self.limits).serve_connection(io, service);
+        async move { connection.drive(protocol).await }.boxed()
     }
 
     fn close(&self) {
         self.closing.send_replace(true);
     }
-}
-
-fn protocol(limits: &HttpConfig) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
-    bound_http2(&mut builder, limits);
-    builder
 }

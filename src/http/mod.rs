@@ -21,19 +21,12 @@ mod timing;
 mod traced;
 pub mod v2;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use hyper::{Request, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::{conn::auto, graceful::Watcher},
-};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 
-use crate::{
-    config::HttpConfig,
-    server::{Connect, Context, Io, bound_http2},
-};
+use crate::server::{Connect, Connection, Context, Io, MAX_HEAD, Opening, http2};
 
 use cors::Cors;
 use openapi::Document;
@@ -42,8 +35,8 @@ use routes::Surface;
 
 pub use crate::server::{Ended, Shutdown};
 
-/// Most bytes an HTTP/1 connection buffers, heads included: room to read photos in few system calls.
-const MAX_BUFFER: usize = 256 << 10;
+/// Most bytes an HTTP/1 connection buffers each way, heads included: room to read photos in few system calls.
+const MAX_BUFFER: usize = 128 << 10;
 
 /// HTTP/1.1 and HTTP/2.
 pub struct Http {
@@ -77,30 +70,34 @@ impl Http {
 }
 
 impl Connect for Http {
-    fn connect(&self, io: Io, peer: SocketAddr, watcher: Watcher) -> BoxFuture<'static, ()> {
-        let (context, published) = (self.context.clone(), self.published.clone());
+    fn connect(&self, io: Io, connection: Connection) -> BoxFuture<'static, ()> {
+        let connection = Arc::new(connection);
+        let (context, published, requests) =
+            (self.context.clone(), self.published.clone(), connection.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (context, published) = (context.clone(), published.clone());
-            async move { Ok::<_, Infallible>(routes::answer(request, peer.ip(), &context, &published).await) }
+            let (context, published, peer) = (context.clone(), published.clone(), requests.peer);
+            let in_hand = requests.request();
+            async move {
+                let response = routes::answer(request, peer, &context, &published).await;
+                Ok::<_, Infallible>(in_hand.answer(response))
+            }
         });
-        let connection = protocol(&self.context.limits).serve_connection(io, service).into_owned();
-        let connection = watcher.watch(connection);
-        async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "connection ended early");
+        match io.inner().opening() {
+            Opening::Http2 => {
+                let protocol = http2(&self.context.limits).serve_connection(io, service);
+                async move { connection.drive(protocol).await }.boxed()
+            }
+            Opening::Other => {
+                let protocol = http1().serve_connection(io, service);
+                async move { connection.drive(protocol).await }.boxed()
             }
         }
-        .boxed()
     }
 }
 
-fn protocol(limits: &HttpConfig) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.read_timeout)
-        .max_buf_size(MAX_BUFFER);
-    bound_http2(&mut builder, limits);
+/// How long a head may take is known to [`crate::server`], as it is for every protocol.
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.header_read_timeout(None).max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD as usize);
     builder
 }

@@ -24,7 +24,7 @@ const LINGER_BYTES: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// See the module's text.
-pub struct Lingering {
+pub(super) struct Lingering {
     stream: TcpStream,
     closing: Option<Closing>,
 }

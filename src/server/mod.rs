@@ -3,35 +3,24 @@
 //!
 //! What bytes on a connection mean is not known here: [`crate::http`] and [`crate::grpc`] bring that along as a [`Connect`].
 
+mod connection;
+mod door;
+pub mod files;
 pub mod gate;
 mod lingering;
+mod patience;
 pub mod reload;
+mod seats;
 pub mod terms;
 pub mod tls;
+mod wire;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
 use http::{HeaderMap, HeaderName};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-};
-use tokio_rustls::server::TlsStream;
-use tokio_util::either::Either;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpListener;
 
 use crate::{
     access::{Denied, Scope},
@@ -41,12 +30,13 @@ use crate::{
     trace::Tracer,
     v2::Statistics,
 };
+use door::Door;
 use gate::{Gate, Who};
-use lingering::Lingering;
 use tls::Acceptor;
+use wire::Wire;
 
-/// How long to leave a listener alone after the system refused a connection (file descriptors, memory).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub use connection::{Answer, Connection, InHand, Piece};
+pub use wire::Opening;
 
 /// Says on every answer that the classifier's weights are random.
 pub const WARNING: HeaderName = HeaderName::from_static("x-convoy-warning");
@@ -54,8 +44,15 @@ pub const WARNING: HeaderName = HeaderName::from_static("x-convoy-warning");
 /// HTTP/2 streams a client may have open on one connection.
 const MAX_STREAMS: u32 = 256;
 
-/// Most bytes of an HTTP/2 request's head.
-const MAX_HEAD: u32 = 64 << 10;
+/// Most bytes of a request's head. More is a 431.
+pub const MAX_HEAD: u32 = 64 << 10;
+
+/// Bytes of one HTTP/2 stream that may be on their way or unread: a photo in a few round trips.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The same of a connection's streams together, which is what a client can make the server hold by sending bodies that
+/// nobody reads. Twice a stream's, so that one stream that stands still does not stop the others.
+const CONNECTION_WINDOW: u32 = 512 << 10;
 
 /// How often an HTTP/2 connection is asked whether its client is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -121,26 +118,27 @@ pub enum Ended {
     Cut,
 }
 
-/// Sets what any HTTP/2 connection may take and how long its client may be silent.
-pub fn bound_http2(builder: &mut auto::Builder<TokioExecutor>, limits: &HttpConfig) {
+/// HTTP/2 with what any connection may take, and how long its client may be silent.
+pub fn http2(limits: &HttpConfig) -> hyper::server::conn::http2::Builder<TokioExecutor> {
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
-        .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(8 << 20)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(limits.read_timeout);
+    builder
 }
 
 /// A connection's bytes, in the clear or out of TLS.
-pub type Io = TokioIo<Either<Lingering, TlsStream<Lingering>>>;
+pub type Io = TokioIo<Wire>;
 
 /// Speaks a protocol on one connection after another.
 pub trait Connect: Send + Sync {
-    /// The connection of `peer`, to its end; `watcher` can end it early.
-    fn connect(&self, io: Io, peer: SocketAddr, watcher: Watcher) -> BoxFuture<'static, ()>;
+    /// The connection, whose bytes are `io`, to its end.
+    fn connect(&self, io: Io, connection: Connection) -> BoxFuture<'static, ()>;
 
     /// No connections come any more, and those there are should end.
     fn close(&self) {}
@@ -169,10 +167,10 @@ pub async fn serve(ports: Ports, context: Arc<Context>, shutdown: impl Future<Ou
     let Ports { public, ops } = ports;
     let served = serve_public(public, &context, shutdown);
     let Some(ops) = ops else { return served.await };
-    let (door, nobody_waits) = (Door::new(ops, &context), GracefulShutdown::new());
+    let door = Door::new(ops, &context);
     tokio::select! {
         ended = served => ended,
-        _never = door.accept(&nobody_waits) => unreachable!("bug: ports are accepted on without end"),
+        _never = door.accept() => unreachable!("bug: ports are accepted on without end"),
     }
 }
 
@@ -181,105 +179,33 @@ async fn serve_public(
     context: &Arc<Context>,
     shutdown: impl Future<Output = Shutdown>,
 ) -> Ended {
-    let graceful = GracefulShutdown::new();
     let doors: Vec<_> = ports.into_iter().map(|port| Door::new(port, context)).collect();
-    let accept_all = || join_all(doors.iter().map(|door| door.accept(&graceful)));
     let mut shutdown = std::pin::pin!(shutdown);
     context.metrics.ready.set(1.0);
-    let how = tokio::select! {
-        how = &mut shutdown => how,
-        _never = accept_all() => unreachable!("bug: ports are accepted on without end"),
-    };
-    context.services.readiness.drain();
-    context.metrics.ready.set(0.0);
-    if how == Shutdown::Orchestrated {
-        tracing::info!(
-            lame_duck_ms = context.limits.lame_duck.as_millis() as u64,
-            "not ready, still serving"
-        );
-        let _elapsed = tokio::time::timeout(context.limits.lame_duck, accept_all()).await;
+    {
+        let mut accepting = std::pin::pin!(join_all(doors.iter().map(Door::accept)));
+        let how = tokio::select! {
+            how = &mut shutdown => how,
+            _never = &mut accepting => unreachable!("bug: ports are accepted on without end"),
+        };
+        context.services.readiness.drain();
+        context.metrics.ready.set(0.0);
+        if how == Shutdown::Orchestrated {
+            tracing::info!(
+                lame_duck_ms = context.limits.lame_duck.as_millis() as u64,
+                "not ready, still serving"
+            );
+            let _elapsed = tokio::time::timeout(context.limits.lame_duck, accepting).await;
+        }
     }
-    doors.into_iter().for_each(Door::close);
+    let seats: Vec<_> = doors.into_iter().map(Door::close).collect();
     tracing::info!(
         grace_ms = context.limits.grace.as_millis() as u64,
         "port closed, finishing requests in hand"
     );
-    match tokio::time::timeout(context.limits.grace, graceful.shutdown()).await {
-        Ok(()) => Ended::Drained,
+    let empty = join_all(seats.iter().map(|seats| seats.empty()));
+    match tokio::time::timeout(context.limits.grace, empty).await {
+        Ok(_all) => Ended::Drained,
         Err(_elapsed) => Ended::Cut,
     }
-}
-
-/// A port, and what its connections share.
-struct Door {
-    port: Port,
-    seats: Arc<Semaphore>,
-    context: Arc<Context>,
-    closing: watch::Sender<bool>,
-}
-
-impl Door {
-    fn new(port: Port, context: &Arc<Context>) -> Self {
-        let seats = Arc::new(Semaphore::new(context.limits.max_connections));
-        Self { port, seats, context: context.clone(), closing: watch::Sender::new(false) }
-    }
-
-    async fn accept(&self, graceful: &GracefulShutdown) -> Infallible {
-        loop {
-            let seat = self.seats.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
-            match self.port.listener.accept().await {
-                Ok((stream, peer)) => self.welcome(stream, peer, seat, graceful.watcher()),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    if !is_of_one_connection(&error) {
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The handshake, if there is one, and the connection, on a task of their own.
-    fn welcome(&self, stream: TcpStream, peer: SocketAddr, seat: OwnedSemaphorePermit, watcher: Watcher) {
-        let (protocol, tls, context) =
-            (self.port.protocol.clone(), self.port.tls.clone(), self.context.clone());
-        let mut closing = self.closing.subscribe();
-        tokio::spawn(async move {
-            let _seat = seat;
-            context.metrics.connections.increment(1.0);
-            let io = tokio::select! {
-                io = prepared(stream, peer, tls, context.limits.read_timeout) => io,
-                // Nobody waits for a handshake: no request is in hand.
-                _ = closing.wait_for(|closing| *closing) => None,
-            };
-            if let Some(io) = io {
-                protocol.connect(io, peer, watcher).await;
-            }
-            context.metrics.connections.decrement(1.0);
-        });
-    }
-
-    fn close(self) {
-        let Self { port, closing, .. } = self;
-        drop(port.listener);
-        closing.send_replace(true);
-        port.protocol.close();
-    }
-}
-
-async fn prepared(stream: TcpStream, peer: SocketAddr, tls: Option<Acceptor>, limit: Duration) -> Option<Io> {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "TCP_NODELAY");
-    }
-    let bytes = match tls {
-        None => Either::Left(Lingering::new(stream)),
-        Some(acceptor) => Either::Right(acceptor.shake(stream, limit).await?),
-    };
-    Some(TokioIo::new(bytes))
-}
-
-/// Errors that concern the connection just accepted, not the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -130,6 +130,7 @@ mod tests {
 
     use super::*;
     use crate::access::{Caller, Proof, key::KeyDigest};
+    use crate::config::ConnectionsConfig;
 
     const LIMITS: HttpConfig = HttpConfig {
         admin: false,
@@ -138,7 +139,12 @@ mod tests {
         deadline: Duration::from_secs(30),
         max_deadline: Duration::from_secs(60),
         read_timeout: Duration::from_secs(1),
-        max_connections: 1,
+        connections: ConnectionsConfig {
+            max: 1,
+            max_per_address: None,
+            idle_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
+        },
         lame_duck: Duration::ZERO,
         grace: Duration::ZERO,
     };

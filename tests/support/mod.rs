@@ -16,8 +16,8 @@ use std::{
 use convoy::{
     app::{App, Listeners},
     config::{
-        ClassifierConfig, ClientsConfig, Config, FaqConfig, HttpConfig, IngressConfig, PhotosConfig,
-        TraceConfig, TransformName, Transforms,
+        ClassifierConfig, ClientsConfig, Config, ConnectionsConfig, FaqConfig, HttpConfig, IngressConfig,
+        PhotosConfig, TraceConfig, TransformName, Transforms,
     },
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
@@ -117,7 +117,7 @@ pub fn config() -> Config {
             deadline: Duration::from_secs(60),
             max_deadline: Duration::from_secs(120),
             read_timeout: Duration::from_secs(10),
-            max_connections: 512,
+            connections: ConnectionsConfig { max: 512, ..ConnectionsConfig::default() },
             lame_duck: Duration::from_millis(100),
             grace: Duration::from_secs(30),
         },

@@ -1,59 +1,12 @@
-//! Log lines on standard error: which are written, how they look, and that none shows what a client sent.
-//!
-//! What the code here logs is its own to keep clean. Dependencies do not know what is confidential: rustls warns with
-//! the server name that a client made up, h2 repeats malformed paths at `debug`. Of theirs only errors are written,
-//! whatever `--log` asks for.
+//! Panics as log lines: what broke and where, and nothing of the data that it broke on.
 
-use std::{
-    io::{IsTerminal, stderr},
-    panic,
-};
-
-use tracing::{Level, Metadata};
-use tracing_subscriber::{
-    EnvFilter,
-    filter::filter_fn,
-    layer::SubscriberExt,
-    util::{SubscriberInitExt, TryInitError},
-};
-
-use crate::config::{ConfigError, LogArgs, LogFormat};
+use std::panic::PanicHookInfo;
 
 /// Most bytes of a panic's message.
 const MAX_REASON: usize = 200;
 
-/// Writes log lines, panics among them, as `args` want them.
-///
-/// # Errors
-/// `--log` is no filter, or there is a log already.
-pub(super) fn to_stderr(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| ConfigError {
-        problems: vec![format!("--log {}: {error}; try info or debug", args.log)],
-    })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(stderr().is_terminal())
-        .with_writer(stderr);
-    let own = filter_fn(is_ours_or_an_error);
-    let installed: Result<(), TryInitError> = match args.log_format {
-        LogFormat::Text => lines.finish().with(own).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).finish().with(own).try_init(),
-    };
-    installed?;
-    panic::set_hook(Box::new(log_panic));
-    Ok(())
-}
-
-fn is_ours_or_an_error(line: &Metadata<'_>) -> bool {
-    *line.level() == Level::ERROR || is_ours(line.target())
-}
-
-fn is_ours(target: &str) -> bool {
-    matches!(target, "access" | "convoy") || target.starts_with("convoy::")
-}
-
 /// A panic is a log line like any other.
-fn log_panic(info: &panic::PanicHookInfo<'_>) {
+pub(super) fn log(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let reason = info.payload_as_str().map_or("panic without a message", without_data);
     let location = info.location().map(ToString::to_string);
@@ -70,6 +23,8 @@ fn without_data(message: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::panic;
+
     use super::*;
 
     /// What is logged of the panic of `code`.
@@ -93,13 +48,5 @@ mod tests {
             assert!(!message.contains("SECRET") && !message.contains('\n'), "{message}");
         }
         assert_eq!(without_data(&"a".repeat(1000)).len(), MAX_REASON);
-    }
-
-    #[test]
-    fn the_name_of_a_dependency_is_not_ours_because_it_begins_alike() {
-        assert!(["convoy", "convoy::http::routes", "access"].into_iter().all(is_ours));
-        assert!(
-            !["rustls::msgs::handshake", "h2::server", "convoyage", "access::log"].into_iter().any(is_ours)
-        );
     }
 }

@@ -1,0 +1,159 @@
+//! Lets connections in at one port: a seat, the handshake if there is one, the first bytes, and then HTTP.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::either::Either;
+
+use super::{
+    Context, Io, Port,
+    connection::{Connection, Ends},
+    files::Spare,
+    lingering::Lingering,
+    patience::Patience,
+    seats::{Seat, Seats},
+    tls::Acceptor,
+    wire::Wire,
+};
+
+/// How long to leave a listener alone after the system refused a connection (file descriptors, memory), if nobody leaves.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// See the module's text.
+pub(super) struct Door {
+    port: Port,
+    seats: Arc<Seats>,
+    context: Arc<Context>,
+    ends: Ends,
+    closing: watch::Sender<bool>,
+}
+
+impl Door {
+    pub(super) fn new(port: Port, context: &Arc<Context>) -> Self {
+        let seats = Seats::new(&context.limits.connections, &context.metrics);
+        let ends = Ends::new(&context.metrics);
+        Self { port, seats, context: context.clone(), ends, closing: watch::Sender::new(false) }
+    }
+
+    pub(super) async fn accept(&self) -> Infallible {
+        let mut spare = Spare::default();
+        loop {
+            spare.keep();
+            match self.port.listener.accept().await {
+                Ok((stream, peer)) => self.admit(stream, peer).await,
+                Err(error) if is_of_one_connection(&error) => {
+                    tracing::debug!(%error, "a connection ended before it was accepted");
+                }
+                Err(error) => self.refused(&error, &mut spare).await,
+            }
+        }
+    }
+
+    async fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        if let Some(seat) = self.seats.take(peer.ip()).await {
+            self.welcome(stream, peer, seat);
+        }
+    }
+
+    /// The system has no file for another connection, or says so although none is there, which the spare one shows. For one
+    /// that is there, another that has no request in hand makes room.
+    async fn refused(&self, error: &io::Error, spare: &mut Spare) {
+        let came = match spare.lend() {
+            true => match self.port.listener.accept().now_or_never() {
+                None => return,
+                Some(came) => came.ok(),
+            },
+            false => None,
+        };
+        self.context.metrics.accept_failures.increment(1);
+        tracing::warn!(
+            %error,
+            "a connection could not be accepted; where files are the problem, raise their limit (ulimit -n) or lower \
+             --max-connections"
+        );
+        let room = came.is_some() && self.seats.evict();
+        if let Some((stream, peer)) = came {
+            self.admit(stream, peer).await;
+        }
+        if room {
+            let _long_enough = timeout(ACCEPT_PAUSE, self.seats.moved()).await;
+        } else {
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    /// The connection, from the handshake on, on a task of its own.
+    fn welcome(&self, stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) {
+        let (protocol, tls, limits) =
+            (self.port.protocol.clone(), self.port.tls.clone(), &self.context.limits);
+        let (limit, ends) = (limits.read_timeout, self.ends.clone());
+        let connection = Connection {
+            peer: peer.ip(),
+            seat: seat.clone(),
+            patience: Patience::new(limits),
+            ends: ends.clone(),
+            closing: self.closing.subscribe(),
+        };
+        let mut closing = self.closing.subscribe();
+        let opened = opened(stream, peer, tls, seat.clone(), limit, ends);
+        let served = tokio::spawn(async move {
+            let io = tokio::select! {
+                // Who has sent something already is served.
+                biased;
+                io = opened => io,
+                // Nobody waits for a handshake or a first byte: no request is in hand.
+                _ = closing.wait_for(|closing| *closing) => None,
+            };
+            drop(closing);
+            if let Some(io) = io {
+                protocol.connect(io, connection).await;
+            }
+        });
+        seat.served_by(served.abort_handle());
+    }
+
+    /// Lets nobody in any more, and asks those who are there to end.
+    pub(super) fn close(self) -> Arc<Seats> {
+        let Self { port, closing, seats, .. } = self;
+        drop(port.listener);
+        closing.send_replace(true);
+        port.protocol.close();
+        seats
+    }
+}
+
+async fn opened(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Acceptor>,
+    seat: Arc<Seat>,
+    limit: Duration,
+    ends: Ends,
+) -> Option<Io> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "TCP_NODELAY");
+    }
+    let bytes = match tls {
+        None => Either::Left(Lingering::new(stream)),
+        Some(acceptor) => Either::Right(acceptor.shake(stream, limit).await?),
+    };
+    match timeout(limit, Wire::open(bytes, seat)).await {
+        Ok(wire) => wire.ok().map(TokioIo::new),
+        Err(_elapsed) => {
+            ends.silent.increment(1);
+            None
+        }
+    }
+}
+
+/// Errors that concern the connection just accepted, not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

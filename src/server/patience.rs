@@ -1,0 +1,179 @@
+//! How long a connection may keep the server waiting, by how it has gone so far. Pure: the time is passed in.
+//!
+//! Bodies are not known here; how slowly they may come is their readers' to say.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::config::HttpConfig;
+
+/// A client that takes an answer piece by piece has this many times as long as one that takes nothing.
+const TRICKLE: u32 = 4;
+
+/// See the module's text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// From a head's first byte to its end.
+    pub(super) head: Duration,
+    /// Without a request.
+    pub(super) idle: Duration,
+    /// Without a byte taken of an answer.
+    pub(super) write: Duration,
+}
+
+/// What a connection has done that its time is counted from.
+#[derive(Debug)]
+pub(super) struct History {
+    in_hand: bool,
+    /// Since when no request is in hand.
+    idle: Instant,
+    /// The first byte of a head that has not come to its end.
+    head: Option<Instant>,
+    /// The last byte that the client has taken.
+    wrote: Instant,
+    /// Answers, or pieces of them, that are on their way, by their numbers, and since when.
+    owed: BTreeMap<u64, Instant>,
+    next: u64,
+}
+
+/// What keeps the server waiting for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tardy {
+    /// A head that does not come to its end.
+    Head,
+    /// No request.
+    Idle,
+    /// An answer that is not taken.
+    Reading,
+}
+
+impl Patience {
+    pub(super) fn new(limits: &HttpConfig) -> Self {
+        let connections = limits.connections;
+        Self { head: limits.read_timeout, idle: connections.idle_timeout, write: connections.write_timeout }
+    }
+
+    /// Until when nothing needs to be looked at again.
+    ///
+    /// # Errors
+    /// What has taken too long at `now`.
+    pub(super) fn judge(&self, history: &History, now: Instant) -> Result<Instant, Tardy> {
+        let mut limits = Vec::with_capacity(2);
+        match history.head {
+            _ if history.in_hand => {}
+            Some(began) => limits.push((began + self.head, Tardy::Head)),
+            None => limits.push((history.idle + self.idle, Tardy::Idle)),
+        }
+        if let Some((_, since)) = history.owed.first_key_value() {
+            let quiet = (*since).max(history.wrote) + self.write;
+            limits.push((quiet.min(*since + TRICKLE * self.write), Tardy::Reading));
+        }
+        // What begins after this look is over no earlier than this.
+        let soon = now + self.head.min(self.idle).min(self.write);
+        match limits.into_iter().min_by_key(|(end, _)| *end) {
+            Some((end, tardy)) if end <= now => Err(tardy),
+            Some((end, _)) => Ok(end.min(soon)),
+            None => Ok(soon),
+        }
+    }
+}
+
+impl History {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { in_hand: false, idle: now, head: None, wrote: now, owed: BTreeMap::new(), next: 0 }
+    }
+
+    /// A request's head is there.
+    pub(super) fn begin(&mut self) {
+        (self.in_hand, self.head) = (true, None);
+    }
+
+    /// No request is in hand any more.
+    pub(super) fn end(&mut self, now: Instant) {
+        (self.in_hand, self.idle, self.head) = (false, now, None);
+    }
+
+    /// Bytes have come that may belong to a head.
+    pub(super) fn heard(&mut self, now: impl FnOnce() -> Instant) {
+        if !self.in_hand && self.head.is_none() {
+            self.head = Some(now());
+        }
+    }
+
+    /// The client has taken bytes.
+    pub(super) fn wrote(&mut self, now: Instant) {
+        self.wrote = now;
+    }
+
+    /// A piece of an answer is on its way; its number.
+    pub(super) fn owe(&mut self, now: Instant) -> u64 {
+        self.next += 1;
+        self.owed.insert(self.next, now);
+        self.next
+    }
+
+    /// The piece with this number has left, or nobody wants it any more.
+    pub(super) fn settle(&mut self, number: u64) {
+        self.owed.remove(&number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(15),
+        idle: Duration::from_secs(75),
+        write: Duration::from_secs(10),
+    };
+
+    /// The second at which `history` is found to take too long, looking when told to from `from` on.
+    fn over(history: &History, start: Instant, from: u32) -> Option<(u64, Tardy)> {
+        let mut now = start + from * SECOND;
+        for _ in 0..100 {
+            match PATIENCE.judge(history, now) {
+                Ok(next) => {
+                    assert!(next > now);
+                    now = next;
+                }
+                Err(tardy) => return Some(((now - start).as_secs(), tardy)),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_head_has_its_time_from_its_first_byte_and_silence_has_another() {
+        let start = Instant::now();
+        let mut history = History::new(start);
+        assert_eq!(over(&history, start, 0), Some((75, Tardy::Idle)));
+        history.heard(|| start + 5 * SECOND);
+        history.heard(|| start + 6 * SECOND);
+        assert_eq!(over(&history, start, 3), Some((20, Tardy::Head)));
+        history.begin();
+        history.heard(|| start + 7 * SECOND);
+        assert_eq!(over(&history, start, 0), None, "a request in hand");
+        history.end(start + 30 * SECOND);
+        assert_eq!(over(&history, start, 30), Some((105, Tardy::Idle)));
+    }
+
+    #[test]
+    fn an_answer_is_taken_bit_by_bit_for_a_while_and_not_at_all_for_less() {
+        let start = Instant::now();
+        let mut history = History::new(start);
+        history.begin();
+        let (first, second) = (history.owe(start), history.owe(start + 2 * SECOND));
+        assert_eq!(over(&history, start, 0), Some((10, Tardy::Reading)));
+        history.wrote(start + 9 * SECOND);
+        assert_eq!(over(&history, start, 9), Some((19, Tardy::Reading)));
+        history.settle(first);
+        history.wrote(start + 41 * SECOND);
+        assert_eq!(over(&history, start, 9), Some((42, Tardy::Reading)), "four times as long, and no longer");
+        history.settle(second);
+        assert_eq!(over(&history, start, 9), None);
+    }
+}
