@@ -1,0 +1,294 @@
+"""Normal load on a server with and without a thousand clients that only take up room.
+
+    python3 benches/compare/slowloris.py target/release/convoy --faq-model weights/faq.safetensors --weights FILE
+
+Starts the binary, runs rounds of `convoy bench` (open loop, Poisson arrivals) against /faq and /classify, every other one
+beside the attackers, and prints the 99th percentiles and their ratio. All the while a client of its own asks questions whose
+answers it knows. Attackers run at the lowest priority, because they share the processors with the server; whoever is cut off
+comes again at once. Needs nothing but Python.
+"""
+
+import argparse
+import asyncio
+import collections
+import http.client
+import json
+import os
+import re
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+# Seconds between two bytes of those that send some.
+DRIP = 1.0
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+# A POST to /faq in HPACK without its tables, headers ended, body not.
+OPENED = bytes([0x83, 0x86, 0x41, 1, 120, 0x04, 4]) + b"/faq"
+QUESTIONS = ["how to sort an array", "remove one item from a list", "how do i make a deep copy of an object", "close a modal"]
+
+
+def post(path, media_type):
+    return f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {media_type}\r\ncontent-length: 100000\r\n\r\n".encode()
+
+
+def http2_streams(count):
+    frame = lambda stream: len(OPENED).to_bytes(3, "big") + bytes([1, 4]) + stream.to_bytes(4, "big") + OPENED
+    return PREFACE + b"".join(frame(2 * index + 1) for index in range(count))
+
+
+# What each kind of attacker sends at once, and what it then sends byte by byte, if anything.
+KINDS = {
+    "silent": (b"", None),
+    "head": (b"GET /livez HTTP/1.1\r\nx-a: ", b"a"),
+    "faq body": (post("/faq", "application/json"), b" "),
+    "classify body": (post("/classify", "image/jpeg"), b"\xff"),
+    "score body": (post("/score", "application/json"), b" "),
+    "never reading": (b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 200, None),
+    "http/2 idle": (PREFACE, None),
+    "http/2 streams": (http2_streams(8), None),
+    "half a handshake": (bytes([22, 3, 1, 2, 0, 1]), b"\0"),
+}
+
+
+class Attacker(asyncio.Protocol):
+    """Sends what its kind begins with, and reads nothing into anything."""
+
+    def __init__(self, kind):
+        self.kind, self.gone = kind, asyncio.Event()
+
+    def connection_made(self, transport):
+        transport.write(KINDS[self.kind][0])
+        if self.kind == "never reading":
+            transport.pause_reading()
+
+    def connection_lost(self, _error):
+        self.gone.set()
+
+
+async def attack(port, kind, counts):
+    drip = KINDS[kind][1]
+    while True:
+        try:
+            transport, attacker = await asyncio.get_running_loop().create_connection(lambda: Attacker(kind), "127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+            continue
+        counts["opened"] += 1
+        while not attacker.gone.is_set():
+            try:
+                await asyncio.wait_for(attacker.gone.wait(), DRIP)
+            except TimeoutError:
+                if drip:
+                    transport.write(drip)
+
+
+async def attack_all(port, count, kinds):
+    counts = {"opened": 0}
+    tasks = [asyncio.create_task(attack(port, kinds[index % len(kinds)], counts)) for index in range(count)]
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    for task in tasks:
+        task.cancel()
+    print(counts["opened"], flush=True)
+
+
+class Server:
+    def __init__(self, args):
+        command = [args.binary, "serve", "--bind", "127.0.0.1:0", "--ops-bind", "127.0.0.1:0", "--faq-model", args.faq_model]
+        command += ["--weights", args.weights] if args.weights else ["--services", "faq"]
+        command += args.serve
+        environment = {**os.environ, "CONVOY_LOG_FORMAT": "json"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.lines, addresses = 0, {}
+        while "serving operators" not in addresses:
+            line = json.loads(self.process.stderr.readline())
+            addresses[line["message"]] = line.get("address")
+        self.address, self.ops = addresses["serving"], addresses["serving operators"]
+        threading.Thread(target=self.drain, daemon=True).start()
+
+    def drain(self):
+        for _ in self.process.stderr:
+            self.lines += 1
+
+    def metric(self, name):
+        connection = http.client.HTTPConnection(self.ops, timeout=10)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        return {key: float(value) for key, value in re.findall(rf"^({name}(?:{{[^}}]*}})?) (\S+)$", text, re.M)}
+
+    def memory(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
+
+
+class Checker(threading.Thread):
+    """Asks questions whose answers it knows, each on a connection of its own."""
+
+    def __init__(self, address):
+        super().__init__(daemon=True)
+        self.address, self.asked, self.wrong = address, 0, []
+        self.known = {question: self.ask(question) for question in QUESTIONS}
+        self.start()
+
+    def ask(self, question):
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/faq", json.dumps({"question": question, "top": 3}), headers)
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        return answer.status, body.get("matches", body)
+
+    def run(self):
+        while True:
+            for question, known in self.known.items():
+                try:
+                    answer = self.ask(question)
+                except OSError as error:
+                    answer = repr(error)
+                self.asked += 1
+                if answer != known:
+                    self.wrong.append(answer)
+                time.sleep(0.05)
+
+
+def load(args, server, path, rate):
+    command = [args.binary, "bench", f"http://{server.address}{path}", "--rate", str(rate), "--arrivals", "poisson"]
+    command += ["--duration", f"{args.seconds}s", "--json", "-"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def measured(args, server):
+    """One round of every kind of load at once: its path to its report."""
+    runs = {"/faq": load(args, server, "/faq", args.rate)}
+    if args.weights:
+        runs["/classify"] = load(args, server, "/classify", args.photo_rate)
+    reports = {path: json.loads(run.communicate()[0])["run"] for path, run in runs.items()}
+    for path, report in reports.items():
+        if report["failed"]:
+            statuses = {status: tally["count"] for status, tally in report["statuses"].items()}
+            print(f"  {path}: {report['failed']} of {report['requests']} failed: {statuses} {report['failures']}")
+    return reports
+
+
+def attackers(args, server):
+    port = server.address.rsplit(":", 1)[1]
+    command = [sys.executable, __file__, args.binary, "--attack", port, "--attackers", str(args.attackers)]
+    command += ["--kinds", ",".join(args.kinds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(19))
+    end = time.monotonic() + 60
+    while server.metric("convoy_http_connections")["convoy_http_connections"] < 0.9 * args.attackers:
+        assert time.monotonic() < end, "the attackers do not get in"
+        time.sleep(0.2)
+    time.sleep(args.settle)
+    return process
+
+
+def run(args):
+    server = Server(args)
+    try:
+        checker = Checker(server.address)
+        figures, answered = {}, collections.defaultdict(lambda: [0.0, 0.0])
+        measured(args, server)
+        before = server.memory()
+        opened, most = 0, 0
+        for index in range(2 * args.rounds):
+            # Pairs in turn begin with and without, so that a drift counts for both.
+            beside = index % 4 in (1, 2)
+            attack = attackers(args, server) if beside else None
+            reports = measured(args, server)
+            most = max(most, server.memory())
+            if attack:
+                attack.terminate()
+                opened += int(attack.communicate()[0])
+                time.sleep(args.settle)
+            for path, report in reports.items():
+                # Where nobody was answered, no time was short enough.
+                latency = report["latency_ms"] or dict.fromkeys(("p50", "p99", "max"), float("inf"))
+                answered[path][beside] += report["answered"] / report["requests"] / args.rounds
+                figures.setdefault(path, {True: [], False: []})[beside].append(latency)
+                name = "with" if beside else "without"
+                print(f"{path} {name}: p50 {latency['p50']:.2f} p99 {latency['p99']:.2f} max {latency['max']:.1f} ms", flush=True)
+        print(f"\n{args.attackers} attackers of {len(args.kinds)} kinds, {opened} connections in {args.rounds} rounds")
+        for path, rounds in figures.items():
+            without, beside = answered[path]
+            print(f"{path} answered well: {without:.2%} without, {beside:.2%} with")
+            for name in ("p50", "p99"):
+                without, beside = (statistics.median(one[name] for one in rounds[key]) for key in (False, True))
+                print(f"{path} {name}: {without:.2f} ms without, {beside:.2f} ms with, ratio {beside / without:.2f} (medians)")
+        print(f"{checker.asked} questions checked, {len(checker.wrong)} wrong: {checker.wrong[:3]}")
+        print(f"memory {before:.0f} MiB before, {most:.0f} MiB at most; {server.lines} log lines")
+        for key, value in server.metric("convoy_connections_ended_total").items():
+            print(key, int(value))
+        return not checker.wrong
+    finally:
+        server.process.terminate()
+        server.process.wait()
+
+
+def idle(args):
+    """What a connection costs that does nothing, by how it was opened."""
+    for name, begin in {
+        "nothing sent": b"",
+        "HTTP/1 after a request": b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
+        "HTTP/2 opened": PREFACE,
+    }.items():
+        server = Server(args)
+        try:
+            import socket
+
+            server.metric("up")
+            time.sleep(1)
+            before = server.memory()
+            host, port = server.address.rsplit(":", 1)
+            sockets = []
+            for _ in range(args.attackers):
+                connection = socket.create_connection((host, int(port)))
+                connection.sendall(begin)
+                sockets.append(connection)
+            for connection in sockets if begin else ():
+                connection.settimeout(10)
+                connection.recv(4096)
+            time.sleep(1)
+            each = (server.memory() - before) * 1024 / args.attackers
+            print(f"{name}: {each:.1f} KiB a connection ({args.attackers} open)", flush=True)
+            for connection in sockets:
+                connection.close()
+        finally:
+            server.process.terminate()
+            server.process.wait()
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("binary")
+    parser.add_argument("--faq-model", default="weights/faq.safetensors")
+    parser.add_argument("--weights", help="a classifier; without it only questions are asked")
+    parser.add_argument("--attackers", type=int, default=1000)
+    parser.add_argument("--kinds", default=",".join(KINDS), type=lambda text: text.split(","))
+    parser.add_argument("--rounds", type=int, default=7, help="of each, with and without")
+    parser.add_argument("--seconds", type=int, default=8, help="of a round")
+    parser.add_argument("--settle", type=float, default=3, help="seconds between attackers' beginning or end and a round")
+    parser.add_argument("--rate", type=int, default=300, help="questions a second")
+    parser.add_argument("--photo-rate", type=int, default=10, help="photos a second")
+    parser.add_argument("--idle", action="store_true", help="only measure what idle connections cost")
+    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="further flags of convoy serve, at the end")
+    parser.add_argument("--attack", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    if args.attack:
+        asyncio.run(attack_all(args.attack, args.attackers, args.kinds))
+        return 0
+    return 0 if (idle if args.idle else run)(args) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
