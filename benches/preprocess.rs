@@ -12,7 +12,8 @@ use kernels::Transform;
 
 const SIZES: [(u32, u32); 4] = [(224, 224), (500, 375), (1280, 960), (4000, 3000)];
 
-const OPTIONS: DecodeOptions = DecodeOptions { max_pixels: 50_000_000, apply_orientation: true };
+const OPTIONS: DecodeOptions =
+    DecodeOptions { max_pixels: 50_000_000, max_memory: 320 << 20, apply_orientation: true };
 
 /// Smooth shapes with some texture: compresses like a photo, not like noise.
 fn photo(width: u32, height: u32) -> RgbImage {

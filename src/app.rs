@@ -25,6 +25,7 @@ use crate::{
     grpc::Grpc,
     http::Http,
     image::Decoder,
+    memory::{self, Bound, Budget, bound::Allowed},
     metrics::{Metrics, UPKEEP},
     server::{
         self, Connect, Context, Ended, Port, Ports, Shutdown, reload::Reloads, terms::Clients, tls::Tls,
@@ -42,6 +43,10 @@ use ingress::Ingress;
 /// Time at start after which each remaining batch size is timed once instead of several times.
 const COST_BUDGET: Duration = Duration::from_secs(2);
 
+/// Threads for reading and writing large bodies: each computes, so that many more than there are cores would only take memory
+/// for stacks; a model that is being loaded takes one as well.
+const BLOCKING_THREADS: usize = 64;
+
 /// The threads that serve connections, one a core.
 ///
 /// # Errors
@@ -52,7 +57,11 @@ pub fn runtime() -> std::io::Result<Runtime> {
             tracing::warn!(%error, "no priority for a connection thread: questions may wait for photos");
         }
     };
-    Builder::new_multi_thread().enable_all().on_thread_start(brief).build()
+    Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .on_thread_start(brief)
+        .build()
 }
 
 /// Where a server listens.
@@ -113,12 +122,14 @@ impl App {
     /// Whatever cannot be loaded, with the file named.
     pub fn build(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
+        let before = memory::process::resident().map_or(0, |(now, _)| now);
         let tracer = Tracer::start(&config.trace, metrics.traces()).context("no thread to send traces")?;
         let Ingress { gate, tls, reloads } = Ingress::open(config, &metrics)?;
         let photos = config.photos.clone().map(|config| {
             let metrics = metrics.clone();
             Slot::open(Box::new(move |present| build_photos(&config, &metrics, present))).map(Arc::new)
         });
+        let with_photos = memory::process::resident().map_or(0, |(now, _)| now);
         let questions = config.faq.clone().map(|config| {
             let metrics = metrics.clone();
             Slot::open(Box::new(move |present| build_faq(&config, &metrics, present))).map(Arc::new)
@@ -127,11 +138,16 @@ impl App {
         describe(&metrics, photos.as_deref(), questions.as_deref());
         let pools = photos.iter().map(|slot| slot.pools()).chain(questions.iter().map(|slot| slot.pools()));
         let readiness = Readiness::new(pools.collect());
+        let bound = bound(config, (before, with_photos), photos.as_deref(), questions.as_deref());
+        tell(&bound, &metrics);
+        let budget = Budget::new(config.memory.bodies, metrics.memory());
         let context = Context {
             services: Services { photos, questions, readiness },
             metrics,
             // With the gate shut, whoever has the scope may, and nobody else gets as far as being asked.
             limits: HttpConfig { admin: config.http.admin || gate.is_some(), ..config.http },
+            memory: config.memory,
+            budget,
             clients: Clients::new(config.clients.clone()),
             tracer,
             statistics: Statistics::default(),
@@ -331,6 +347,54 @@ fn build_faq(
     tracing::info!(queue = "faq", "a batch takes {}", describe_costs(&costs));
     let (queue, pool) = scheduler::start("faq", answerers, config.queue, costs, metrics.queue("faq"))?;
     Ok(Fresh { served: Arc::new(Questions::new(queue, live)), workers: vec![pool] })
+}
+
+/// What a server with this configuration comes to at worst, models loaded; it had `before` bytes in use without them, and
+/// `with_photos` without the FAQ.
+fn bound(
+    config: &Config,
+    (before, with_photos): (u64, u64),
+    photos: Option<&Slot<Photos>>,
+    questions: Option<&Slot<Questions>>,
+) -> Bound {
+    let (loaded, peak) = memory::process::resident().unwrap_or((0, 0));
+    // The FAQ can always be read again, and is there twice meanwhile; a classifier only where somebody may say so.
+    let replacing = match config.http.admin || config.ingress.guarded() {
+        true => peak.saturating_sub(before),
+        false => 2 * loaded.saturating_sub(with_photos),
+    };
+    // Strangers reach no port for operators.
+    let ports = 1 + u64::from(config.grpc_bind.is_some());
+    let wide = |count: usize| count as u64;
+    let photos = photos.and(config.photos.as_ref());
+    let originals =
+        questions.and_then(Slot::get).map_or(0, |questions| questions.loaded().model().questions().len());
+    Bound::of(&Allowed {
+        loaded,
+        replacing,
+        bodies: wide(config.memory.bodies),
+        decoders: photos.map_or(0, |photos| wide(photos.decode_threads)),
+        decoding: photos.map_or(0, |photos| photos.classifier.decode.max_memory),
+        photos: photos.map_or(0, |photos| wide(photos.queue)),
+        picture: 3 * u64::from(INPUT_SIZE) * u64::from(INPUT_SIZE) * size_of::<f32>() as u64,
+        questions: config.faq.as_ref().map_or(0, |faq| wide(faq.queue)),
+        originals: wide(originals),
+        connections: ports * wide(config.http.max_connections),
+    })
+}
+
+/// Says how much memory it may come to, and what to do where that is more than there is.
+fn tell(bound: &Bound, metrics: &Metrics) {
+    metrics.memory_bound(bound.parts());
+    tracing::info!(bytes = bound.total(), "memory at worst {bound}");
+    if let Some(limit) = memory::process::limit().filter(|limit| *limit < bound.total()) {
+        tracing::warn!(
+            limit,
+            bytes = bound.total(),
+            "memory at worst is above the container's limit: lower --max-connections, --body-memory-mib, \
+             --max-decode-mib, --decode-threads or --queue, or raise the limit"
+        );
+    }
 }
 
 /// A cost table for people: what a batch of each measured size takes.

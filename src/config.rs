@@ -7,6 +7,7 @@
 mod connections;
 mod fetch;
 mod ingress;
+mod memory;
 mod trace;
 
 use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
@@ -17,6 +18,7 @@ use kernels::Transform;
 pub use connections::{ConnectionArgs, ConnectionsConfig};
 pub use fetch::FetchArgs;
 pub use ingress::{IngressArgs, IngressConfig, JwksSource, OidcConfig, TlsConfig};
+pub use memory::{MemoryArgs, MemoryConfig};
 pub use trace::{CollectorConfig, TraceArgs, TraceConfig};
 
 use crate::{
@@ -104,6 +106,9 @@ pub struct ServeArgs {
     /// Most bytes of a request body or gRPC message, in MiB.
     #[arg(long, env = "CONVOY_MAX_BODY_MIB", default_value_t = 32)]
     pub max_body_mib: usize,
+    /// How much memory requests and answers may hold.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Milliseconds from a request's head to its answer, where the request does not say; what would be late is refused.
     #[arg(long, env = "CONVOY_DEADLINE_MS", default_value_t = 30_000)]
     pub deadline_ms: u64,
@@ -169,6 +174,11 @@ pub struct ClassifierArgs {
     /// Most pixels of one photo, checked before its pixels are allocated.
     #[arg(long, env = "CONVOY_MAX_PIXELS", default_value_t = 50_000_000)]
     pub max_pixels: u64,
+    /// Most working memory for decoding one photo, in MiB, checked on its header.
+    // A JPEG of 50 million pixels takes 150 MB from a camera and 300 MB as a progressive one with half the colours; what
+    // takes more, such as a progressive one of four inks, has to be smaller.
+    #[arg(long, env = "CONVOY_MAX_DECODE_MIB", default_value_t = 320)]
+    pub max_decode_mib: u64,
     /// Leave photos as stored instead of turning them upright by their EXIF orientation.
     #[arg(long, env = "CONVOY_IGNORE_ORIENTATION")]
     pub ignore_orientation: bool,
@@ -199,6 +209,8 @@ pub struct Config {
     pub faq: Option<FaqConfig>,
     /// Bounds of what connections may ask for.
     pub http: HttpConfig,
+    /// Bounds of what requests and answers may hold.
+    pub memory: MemoryConfig,
     /// How clients are told apart.
     pub clients: ClientsConfig,
     /// What becomes of traces.
@@ -330,12 +342,13 @@ impl ServeArgs {
         let photos = served(Service::Photos).then(|| self.photos(&mut checks));
         let faq = served(Service::Faq).then(|| self.faq(&mut checks));
         let http = self.http(&mut checks);
+        let memory = self.memory.check(self.max_body_mib, &mut checks);
         let clients = self.clients(&mut checks);
         let trace = self.trace.check(&mut checks);
         let ingress = self.ingress.check(&mut checks);
         if checks.problems.is_empty() {
             let Self { bind, grpc_bind, .. } = self;
-            Ok(Config { bind, grpc_bind, photos, faq, http, clients, trace, ingress })
+            Ok(Config { bind, grpc_bind, photos, faq, http, memory, clients, trace, ingress })
         } else {
             Err(ConfigError { problems: checks.problems })
         }
@@ -433,6 +446,7 @@ impl ClassifierArgs {
         }
         checks.range("--engine-threads", self.engine_threads as u64, 0, 1024);
         checks.range("--max-pixels", self.max_pixels, 1, 1 << 32);
+        checks.range("--max-decode-mib", self.max_decode_mib, 32, 1 << 20);
         ClassifierConfig {
             weights: self.weights.clone(),
             arch: self.arch,
@@ -441,6 +455,7 @@ impl ClassifierArgs {
             engine_threads: or_share(self.engine_threads, 1),
             decode: DecodeOptions {
                 max_pixels: self.max_pixels,
+                max_memory: self.max_decode_mib << 20,
                 apply_orientation: !self.ignore_orientation,
             },
         }

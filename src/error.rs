@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::{
     batch::{JobError, Refusal},
     image::DecodeError,
+    memory::Full,
     vision::EngineError,
 };
 
@@ -16,6 +17,9 @@ pub enum ScoreError {
     /// It was not admitted.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// There is no memory for it or for its answer.
+    #[error(transparent)]
+    Memory(#[from] Full),
     /// It was admitted, then work took longer than expected, and it could only have been late.
     #[error("the server fell behind; the answer would have been late")]
     Shed {

@@ -23,6 +23,7 @@
 //! | [`load`] | load on a server: when requests are sent, what becomes of them, reports |
 //! | [`weights`] | models by name: fetching, converting, checking files |
 //! | [`trace`] | a request's place in a trace; spans and how they leave |
+//! | [`memory`] | what requests and answers may hold together, and what the process comes to at worst |
 //! | [`metrics`] | every metric's name, help and buckets |
 //! | [`error`] | what can become of a request |
 //!
@@ -46,6 +47,7 @@ pub mod grpc;
 pub mod http;
 pub mod image;
 pub mod load;
+pub mod memory;
 pub mod metrics;
 pub mod server;
 pub mod service;

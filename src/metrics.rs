@@ -79,6 +79,13 @@ pub const TRACES: &str = "convoy_traces_total";
 /// Bytes of memory that the process's control group may have, 0 where there is no limit.
 pub const MEMORY_LIMIT: &str = "convoy_memory_limit_bytes";
 
+/// Bytes of requests and answers in memory now.
+pub const MEMORY_HELD: &str = "convoy_body_memory_bytes";
+/// Requests refused because too many bytes of others were in memory.
+pub const MEMORY_REFUSED: &str = "convoy_body_memory_refused_total";
+/// Bytes of memory that the process may come to at worst, by `part`; the sum of all parts is the bound.
+pub const MEMORY_BOUND: &str = "convoy_memory_bound_bytes";
+
 /// Histogram buckets for durations, in seconds: 50 µs to 60 s, about two per factor of three.
 const SECONDS: [f64; 18] = [
     0.00005, 0.0001, 0.0003, 0.001, 0.003, 0.005, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
@@ -136,6 +143,15 @@ pub struct TraceMetrics {
     pub failed: Counter,
     /// They found the queue full.
     pub full: Counter,
+}
+
+/// Handles of the budget of requests' and answers' bytes.
+#[derive(Clone)]
+pub struct MemoryMetrics {
+    /// Bytes held now.
+    pub held: Gauge,
+    /// Refusals.
+    pub refused: Counter,
 }
 
 /// Handles of one queue and its scheduler.
@@ -290,6 +306,22 @@ impl Metrics {
         TraceMetrics { exported: outcome("exported"), failed: outcome("failed"), full: outcome("queue_full") }
     }
 
+    /// Handles for the budget of requests' and answers' bytes.
+    pub fn memory(&self) -> MemoryMetrics {
+        let held = self.recorder.register_gauge(&Key::from_name(MEMORY_HELD), &METADATA);
+        let refused = self.recorder.register_counter(&Key::from_name(MEMORY_REFUSED), &METADATA);
+        refused.increment(0);
+        MemoryMetrics { held, refused }
+    }
+
+    /// States what the process may come to at worst: bytes by part.
+    pub fn memory_bound(&self, parts: impl IntoIterator<Item = (&'static str, u64)>) {
+        for (part, bytes) in parts {
+            let key = Key::from_parts(MEMORY_BOUND, vec![Label::new("part", part)]);
+            self.recorder.register_gauge(&key, &METADATA).set(bytes as f64);
+        }
+    }
+
     /// Handles for reading and writing on `route`.
     pub fn stages(&self, route: &'static str) -> Stages {
         if let Some(known) = self.stages.read().get(route) {
@@ -433,6 +465,9 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge(BATCH_AGE, "Seconds that the batch that has run longest has run, 0 when none runs, by queue.");
     counter(TRACES, "Requests whose spans were recorded, by outcome.");
     gauge(MEMORY_LIMIT, "Bytes of memory that the process may have, 0 where there is no limit.");
+    gauge(MEMORY_HELD, "Bytes of requests and answers in memory now.");
+    counter(MEMORY_REFUSED, "Requests refused because too many bytes of others were in memory.");
+    gauge(MEMORY_BOUND, "Bytes of memory that the process may come to at worst, by part.");
     gauge(COST_SECONDS, "Seconds one batch is expected to take, by queue and size.");
     let seconds = Some(Unit::Seconds);
     histogram(HTTP_SECONDS, seconds, "Seconds from a request's head to its answer, by route.");

@@ -576,6 +576,8 @@ async fn a_message_over_the_limit_is_not_read() {
 async fn a_full_queue_says_when_to_come_back() {
     let mut settings = with_grpc();
     settings.photos.as_mut().unwrap().queue = 16;
+    settings.memory.seat_wait = Duration::from_secs(60);
+    settings.memory.stall = Duration::from_secs(60);
     let server = Server::start(&settings);
     let channel = channel(&server).await;
     let head = "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n";

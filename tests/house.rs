@@ -64,7 +64,8 @@ fn batch_moves_jobs_and_knows_nothing_of_what_they_are() {
 fn nothing_but_the_root_and_the_command_line_depends_on_a_transport() {
     let words = ["crate::http", "crate::grpc", "hyper", "StatusCode", "tonic", "prost"];
     for module in [
-        "access", "batch", "config", "error", "faq", "image", "metrics", "service", "v2", "vision", "weights",
+        "access", "batch", "config", "error", "faq", "image", "memory", "metrics", "service", "v2", "vision",
+        "weights",
     ] {
         assert_eq!(offences(&under(module), &words), [""; 0]);
     }
@@ -81,6 +82,17 @@ fn the_transports_do_not_know_each_other() {
 fn the_v2_protocol_stands_between_services_and_transports() {
     assert_eq!(offences(&under("v2"), &["crate::server", "serde_json"]), [""; 0]);
     assert_eq!(offences(&under("service"), &["crate::server", "crate::v2"]), [""; 0]);
+}
+
+#[test]
+fn memory_is_counted_without_knowing_whose_bytes_they_are() {
+    let words = ["access", "faq", "image", "server", "service", "v2", "vision"];
+    let words = words.map(|module| format!("crate::{module}"));
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    assert_eq!(offences(&under("memory"), &words), [""; 0]);
+    for module in ["batch", "faq", "image", "vision"] {
+        assert_eq!(offences(&under(module), &["crate::memory"]), [""; 0]);
+    }
 }
 
 #[test]
@@ -118,8 +130,8 @@ fn who_may_ask_is_decided_apart_from_what_is_asked_and_how() {
 #[test]
 fn only_config_reads_the_environment() {
     for module in [
-        "access", "app", "batch", "cli", "error", "faq", "grpc", "http", "image", "load", "metrics",
-        "server", "service", "trace", "v2", "vision", "weights",
+        "access", "app", "batch", "cli", "error", "faq", "grpc", "http", "image", "load", "memory",
+        "metrics", "server", "service", "trace", "v2", "vision", "weights",
     ] {
         assert_eq!(offences(&under(module), &["env::var", "env = \"", "option_env!"]), [""; 0]);
     }

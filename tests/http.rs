@@ -179,6 +179,8 @@ async fn a_slow_body_is_a_408_and_a_late_answer_a_504() {
 async fn a_full_queue_refuses_before_the_body_and_says_when_to_come_back() {
     let mut settings = config();
     settings.photos.as_mut().unwrap().queue = 16;
+    settings.memory.seat_wait = Duration::from_secs(60);
+    settings.memory.stall = Duration::from_secs(60);
     let server = Server::start(&settings);
     // Sixteen requests whose bodies never come hold every seat.
     let held: Vec<_> = (0..16)

@@ -102,7 +102,7 @@ fn it_names_what_is_in_the_photos() {
     photos.sort();
     assert_eq!(photos.len(), 64);
     let transform = Arch::EfficientNetLite0.preprocessing().resize_crop(None);
-    let options = DecodeOptions { max_pixels: 50_000_000, apply_orientation: true };
+    let options = DecodeOptions { max_pixels: 50_000_000, max_memory: 320 << 20, apply_orientation: true };
     let input = |path: &PathBuf| ClassifyInput {
         image: prepare(&fs::read(path).unwrap(), &options, transform, INPUT_SIZE).unwrap().into(),
         top: 5,

@@ -61,7 +61,7 @@ async fn where_batches_pay_a_crowd_forms_them_and_everybody_gets_their_own_answe
     let mut recipe = Recipe { fc_sd: 1.0, ..Recipe::new(Arch::ResNet18) };
     let engine = CpuEngine::new(&mut recipe, CpuOptions { max_batch: 8, threads: 2 }).unwrap();
     let mut classifier = Classifier::new(Box::new(engine), 8);
-    let options = DecodeOptions { max_pixels: 1 << 20, apply_orientation: true };
+    let options = DecodeOptions { max_pixels: 1 << 20, max_memory: 320 << 20, apply_orientation: true };
     let picture = |index| prepare(&photo(index), &options, Transform::STRETCH, INPUT_SIZE).unwrap();
     let kinds: Vec<_> = (0..16).map(|index| ClassifyInput { image: picture(index).into(), top: 3 }).collect();
     let alone: Vec<_> = kinds

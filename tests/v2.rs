@@ -562,6 +562,8 @@ async fn the_body_may_shorten_the_deadline_and_name_a_priority() {
 async fn a_full_queue_refuses_before_the_body_and_says_when_to_come_back() {
     let mut settings = config();
     settings.photos.as_mut().unwrap().queue = 16;
+    settings.memory.seat_wait = Duration::from_secs(60);
+    settings.memory.stall = Duration::from_secs(60);
     let server = Server::start(&settings);
     let head = format!("POST {PHOTOS} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n");
     let held: Vec<_> = (0..16)

@@ -45,6 +45,11 @@ impl Client {
         assert!(weight > 0.0 && weight.is_finite(), "bug: weight {weight}");
         Self { id: hasher.hash_one(name), weight }
     }
+
+    /// Tells clients apart for as long as the process runs.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
 }
 
 /// What one request asks for.

@@ -1,7 +1,7 @@
 //! Which handler a call goes to, how much of the server it may take, and what is counted and logged about it.
 //!
-//! A message is only read once there is a place for it, and there are as many places as seats; streams have places of their
-//! own, each for the one message it is reading.
+//! A message takes a place once it is whole, and there are as many places as seats; while there is none, nothing is read.
+//! What is being read is charged. Streams have places of their own.
 
 use std::{
     borrow::Cow,
@@ -10,7 +10,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
-    task::{Context as Task, Poll},
+    task::{Context as Task, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,7 @@ use tonic_health::pb::health_server::{self, HealthServer};
 use super::{
     health::Health,
     inference::{Ask, Inference},
+    messages::{Limits, Messages},
     proto::{
         DESCRIPTORS,
         grpc_inference_service_server::{self, GrpcInferenceServiceServer},
@@ -37,6 +38,8 @@ use super::{
 };
 use crate::{
     access::Scope,
+    batch::Terms,
+    memory::{Charge, Full},
     server::{
         Context, WARNING,
         gate::Who,
@@ -63,6 +66,11 @@ const PLACE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Scoring tells by itself that a deadline has passed; what else takes longer than this beyond it is cut.
 const SLACK: Duration = Duration::from_millis(50);
+
+/// About as many bytes as a call takes from its head to the end of its answer, beside its messages and that answer, and
+/// those of a header beside its text.
+const HANDLING: usize = 8 << 10;
+const HEADER: usize = 64;
 
 /// The end of a stream that has none.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -271,30 +279,79 @@ impl Calls {
         let each = terms::timeout(headers, &DEADLINE).map_err(bad)?;
         let each = each.map_or(limits.deadline, |each| each.min(limits.max_deadline));
         let end = asked.map(|asked| arrived + asked);
+        let charge = self.in_hand(kind, headers, &terms)?;
         if kind.streams() {
             terms.deadline = end.unwrap_or(arrived + FAR);
-            let bounds = Bounds {
+            let mut bounds = Bounds {
                 end: end.map(|end| Box::pin(sleep_until(end.into()))),
                 _place: Some(self.stream_place(kind)?),
+                written: Some(charge.another()),
+                ..Bounds::default()
             };
-            let ask = Ask { arrived, terms, each, who: who.clone() };
-            let request = with_ask(request, ask, |body| Body::new(Until::new(body, self.closing.clone())));
+            let until = |body| Until::new(body, self.closing.clone());
+            let request = self.with_ask(kind, request, &charge, until, Ask::new(arrived, terms, each, who));
+            bounds._in_hand = Some(charge);
             return Ok((self.handler(kind)(request).await, bounds));
         }
-        let ask = Ask { arrived, terms, each, who: who.clone() };
-        let request = with_ask(request, ask, Body::new);
-        let (end, _place) = match kind {
+        let end = match kind {
             Kind::Unknown => return Err(unimplemented(request.uri().path())),
-            Kind::Slow => (end, None),
-            Kind::Infer => (Some(terms.deadline + SLACK), Some(place(&self.places, "requests")?)),
-            _ => (Some(terms.deadline + SLACK), None),
+            Kind::Slow => end,
+            Kind::Infer if self.places.available_permits() == 0 => return Err(no_place("requests")),
+            _ => Some(terms.deadline + SLACK),
         };
+        let request = self.with_ask(
+            kind,
+            request,
+            &charge,
+            std::convert::identity,
+            Ask::new(arrived, terms, each, who),
+        );
         let answered = self.handler(kind)(request);
         let response = match end {
             Some(end) => timeout_at(end.into(), answered).await.map_err(|_elapsed| late())?,
             None => answered.await,
         };
-        Ok((response, Bounds::default()))
+        let mut response = response;
+        let answer = response.extensions_mut().remove::<Arc<Charge>>();
+        Ok((response, Bounds { answer, _in_hand: Some(charge), ..Bounds::default() }))
+    }
+
+    /// What a call is charged from its head to the end of its answer, beside its messages and that answer. Probes are not:
+    /// they are to be answered when nothing else is.
+    fn in_hand(&self, kind: Kind, headers: &HeaderMap, terms: &Terms) -> Result<Charge, Status> {
+        let mut charge = self.context.budget.open(terms.client);
+        if !matches!(kind, Kind::Health | Kind::HealthWatch | Kind::Unknown) {
+            let heads = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
+            charge.add(HANDLING + heads.sum::<usize>()).map_err(|full| status::full(&full))?;
+        }
+        Ok(charge)
+    }
+
+    fn with_ask<B>(
+        &self,
+        kind: Kind,
+        request: Request<Incoming>,
+        charge: &Charge,
+        body: impl FnOnce(Incoming) -> B,
+        mut ask: Ask,
+    ) -> Request<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static,
+    {
+        let infer = matches!(kind, Kind::Infer | Kind::InferStream);
+        let limits = Limits {
+            size: if infer { self.context.limits.max_body } else { SMALL },
+            stall: self.context.memory.stall,
+            whole: self.context.limits.read_timeout,
+            at_once: !kind.streams(),
+            infer,
+        };
+        let (head, incoming) = request.into_parts();
+        let (messages, charges) = Messages::new(body(incoming), limits, charge);
+        ask.charges = charges;
+        let mut request = Request::from_parts(head, Body::new(messages));
+        request.extensions_mut().insert(ask);
+        request
     }
 
     fn stream_place(&self, kind: Kind) -> Result<OwnedSemaphorePermit, Status> {
@@ -315,17 +372,13 @@ impl Calls {
     }
 }
 
-fn with_ask(request: Request<Incoming>, ask: Ask, body: impl FnOnce(Incoming) -> Body) -> Request<Body> {
-    let mut request = request.map(body);
-    request.extensions_mut().insert(ask);
-    request
+pub(super) fn place(places: &Arc<Semaphore>, of: &str) -> Result<OwnedSemaphorePermit, Status> {
+    places.clone().try_acquire_owned().map_err(|_full| no_place(of))
 }
 
-fn place(places: &Arc<Semaphore>, of: &str) -> Result<OwnedSemaphorePermit, Status> {
-    places.clone().try_acquire_owned().map_err(|_full| {
-        let message = format!("the server is full: as many {of} as it takes are under way");
-        status::with_retry(Code::ResourceExhausted, message, Some(PLACE_AGAIN))
-    })
+fn no_place(of: &str) -> Status {
+    let message = format!("the server is full: as many {of} as it takes are under way");
+    status::with_retry(Code::ResourceExhausted, message, Some(PLACE_AGAIN))
 }
 
 fn late() -> Status {
@@ -375,6 +428,26 @@ impl http_body::Body for Until {
 struct Bounds {
     end: Option<Pin<Box<Sleep>>>,
     _place: Option<OwnedSemaphorePermit>,
+    _in_hand: Option<Charge>,
+    /// Of an answer that is charged as a whole.
+    answer: Option<Arc<Charge>>,
+    /// Of a stream, whose answers are charged as they are written.
+    written: Option<Charge>,
+}
+
+impl Bounds {
+    /// A part of the answer, charged until it has left.
+    fn hold(&self, data: Bytes) -> Result<Bytes, Full> {
+        match (&self.answer, &self.written) {
+            (Some(answer), _) => Ok(answer.hold_shared(data)),
+            (None, Some(charge)) => {
+                let mut charge = charge.another();
+                charge.add(data.len())?;
+                Ok(charge.hold(data))
+            }
+            (None, None) => Ok(data),
+        }
+    }
 }
 
 /// An answer's body that ends at the call's deadline, and that counts the call when it has ended, however it ends.
@@ -382,6 +455,16 @@ pub(super) struct Ending {
     body: Option<Body>,
     count: Count,
     bounds: Bounds,
+}
+
+impl Ending {
+    fn end_with(&mut self, status: &Status) -> Result<Frame<Bytes>, Status> {
+        self.body = None;
+        let mut trailers = HeaderMap::new();
+        let written = status.add_header(&mut trailers);
+        self.count.see(&trailers);
+        written.map(|()| Frame::trailers(trailers))
+    }
 }
 
 impl http_body::Body for Ending {
@@ -395,19 +478,24 @@ impl http_body::Body for Ending {
         let Self { body, count, bounds } = &mut *self;
         let Some(inner) = body else { return Poll::Ready(None) };
         if bounds.end.as_mut().is_some_and(|end| end.as_mut().poll(task).is_ready()) {
-            *body = None;
-            let mut trailers = HeaderMap::new();
-            let written = late().add_header(&mut trailers);
-            count.see(&trailers);
-            return Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))));
+            return Poll::Ready(Some(self.end_with(&late())));
         }
-        let frame = Pin::new(inner).poll_frame(task);
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            count.see(trailers);
-        }
-        frame
+        let frame = match ready!(Pin::new(inner).poll_frame(task)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other),
+        };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                frame.trailers_ref().into_iter().for_each(|trailers| count.see(trailers));
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        };
+        let held = bounds.hold(data);
+        Poll::Ready(Some(match held {
+            Ok(data) => Ok(Frame::data(data)),
+            Err(full) => self.end_with(&status::full(&full)),
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

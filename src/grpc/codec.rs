@@ -26,25 +26,35 @@ use crate::v2::tensor::MAX_ELEMENTS;
 /// Most elements of all repeated fields of an infer request: those of the largest tensor, and room for everything around it.
 const MAX_PARTS: usize = MAX_ELEMENTS + 1024;
 
+/// About as many bytes as a decoded message holds beside the bytes it was decoded from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held(pub usize);
+
+/// Bytes of a field that takes memory of its own: a name, an element, a tensor.
+const PART: usize = 160;
+
+/// Bytes of a number that stands alone, of eight bytes, in a list that doubles.
+const NUMBER: usize = 16;
+
 /// A message that is looked over before it is decoded.
 pub trait Checked: Message + Default + 'static {
-    /// Refuses bytes that would take too much memory.
+    /// Refuses bytes that would take too much memory, and tells how much they take.
     ///
     /// # Errors
     /// They would, or they are no protobuf.
-    fn check(bytes: &[u8]) -> Result<(), Status>;
+    fn check(bytes: &[u8]) -> Result<Held, Status>;
 }
 
 impl Checked for ModelInferRequest {
-    fn check(bytes: &[u8]) -> Result<(), Status> {
-        let mut parts = 0;
-        count(bytes, Level::Request, &mut parts)?;
+    fn check(bytes: &[u8]) -> Result<Held, Status> {
+        let (mut parts, mut numbers) = (0, 0);
+        count(bytes, Level::Request, &mut parts, &mut numbers)?;
         match parts > MAX_PARTS {
             true => Err(Status::invalid_argument(format!(
                 "the request has more than {MAX_PARTS} tensors, elements and parameters; \
                  {MAX_ELEMENTS} photos or questions are the most"
             ))),
-            false => Ok(()),
+            false => Ok(Held(parts * PART + numbers)),
         }
     }
 }
@@ -53,8 +63,8 @@ impl Checked for ModelInferRequest {
 macro_rules! unchecked {
     ($($message:ty),*) => {
         $(impl Checked for $message {
-            fn check(_: &[u8]) -> Result<(), Status> {
-                Ok(())
+            fn check(_: &[u8]) -> Result<Held, Status> {
+                Ok(Held::default())
             }
         })*
     };
@@ -91,14 +101,27 @@ impl Level {
             _ => None,
         }
     }
+
+    /// Bytes that a byte of the field `tag` comes to, if that is a list of packed numbers: they take a byte or four each, and
+    /// four or eight in a list that doubles.
+    fn packed(self, tag: u32) -> usize {
+        match (self, tag) {
+            (Self::Input, 3) => NUMBER,
+            (Self::Leaf, 4) => 8,
+            (Self::Leaf, 6) => 2,
+            _ => 0,
+        }
+    }
 }
 
-/// Counts the fields of `message` and below that take memory of their own, until there are too many.
-fn count(mut message: &[u8], level: Level, parts: &mut usize) -> Result<(), Status> {
+/// Counts the fields of `message` and below that take memory of their own, until there are too many, and the bytes of
+/// their numbers.
+fn count(mut message: &[u8], level: Level, parts: &mut usize, numbers: &mut usize) -> Result<(), Status> {
     while message.has_remaining() && *parts <= MAX_PARTS {
         let (tag, wire) = decode_key(&mut message).map_err(undecodable)?;
         if wire != WireType::LengthDelimited {
             skip_field(wire, tag, &mut message, DecodeContext::default()).map_err(undecodable)?;
+            *numbers += NUMBER;
             continue;
         }
         let length = usize::try_from(decode_varint(&mut message).map_err(undecodable)?).unwrap_or(usize::MAX);
@@ -106,8 +129,9 @@ fn count(mut message: &[u8], level: Level, parts: &mut usize) -> Result<(), Stat
             return Err(undecodable("it is cut short"));
         };
         *parts += 1;
+        *numbers += level.packed(tag) * field.len();
         if let Some(below) = level.below(tag) {
-            count(field, below, parts)?;
+            count(field, below, parts, numbers)?;
         }
         message = rest;
     }
@@ -193,6 +217,24 @@ mod tests {
         ] {
             assert_eq!(ModelInferRequest::check(&bytes).unwrap_err().code(), Code::InvalidArgument);
         }
+    }
+
+    #[test]
+    fn numbers_are_charged_what_they_come_to() {
+        let contents = |contents| {
+            let input = InferInputTensor { contents: Some(contents), ..Default::default() };
+            let bytes = ModelInferRequest { inputs: vec![input], ..Default::default() }.encode_to_vec();
+            ModelInferRequest::check(&bytes).unwrap().0
+        };
+        let numbers = contents(InferTensorContents { uint_contents: vec![1; 100_000], ..Default::default() });
+        assert!((800_000..801_000).contains(&numbers), "{numbers}");
+        let floats =
+            contents(InferTensorContents { fp32_contents: vec![1.0; 100_000], ..Default::default() });
+        assert!((800_000..801_000).contains(&floats), "{floats}");
+        // A shape of numbers that are not packed: two bytes each.
+        let alone = [&[0x2a, 200, 1][..], &[0x18, 1].repeat(100)].concat();
+        assert_eq!(ModelInferRequest::decode(&alone[..]).unwrap().inputs[0].shape.len(), 100);
+        assert_eq!(ModelInferRequest::check(&alone).unwrap(), Held(PART + 100 * NUMBER));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    describe, message,
+    calls, describe, message,
+    messages::Charges,
     proto::{
         ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
         ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
@@ -28,9 +29,10 @@ use super::{
 use crate::{
     access::Scope,
     batch::Terms,
+    memory::Charge,
     server::{Context, gate::Who},
     v2::{
-        Error, Model, Place, Received,
+        Error, Model, Place, Received, Scored,
         infer::off_runtime,
         repository,
         statistics::{Measured, Reason},
@@ -54,6 +56,20 @@ pub(super) struct Ask {
     pub(super) each: Duration,
     /// Who asks.
     pub(super) who: Who,
+    /// What its messages are charged.
+    pub(super) charges: Charges,
+}
+
+impl Ask {
+    /// What a head asks for whose messages have not come.
+    pub(super) fn new(arrived: Instant, terms: Terms, each: Duration, who: &Who) -> Self {
+        Self { arrived, terms, each, who: who.clone(), charges: Charges::default() }
+    }
+
+    /// What a message is charged that has just come.
+    fn charge(&self, context: &Context) -> Charge {
+        self.charges.next().unwrap_or_else(|| context.budget.open(self.terms.client))
+    }
 }
 
 /// The service.
@@ -78,16 +94,16 @@ impl Inference {
     /// Scores one request and counts it.
     async fn infer(
         &self,
-        message: ModelInferRequest,
+        (message, charge): (ModelInferRequest, Charge),
         terms: &Terms,
         arrived: Instant,
-    ) -> Result<(ModelInferResponse, Timelines), Error> {
+    ) -> Result<Answered, Error> {
         let model = Model::find(&self.context.services, &message.model_name, given(&message.model_version))?;
         let counted = self.context.statistics.of_model(&model);
-        match self.score(&model, message, terms, arrived).await {
-            Ok((answer, measured)) => {
+        match self.score(&model, (message, charge), terms, arrived).await {
+            Ok((answer, measured, charge)) => {
                 counted.succeeded(arrived.elapsed(), &measured);
-                Ok((answer, Timelines(measured.timelines)))
+                Ok(Answered { answer, timelines: Timelines(measured.timelines), charge })
             }
             Err(error) => {
                 counted.failed(arrived.elapsed(), reason(&error));
@@ -99,51 +115,65 @@ impl Inference {
     async fn score(
         &self,
         model: &Model,
-        mut message: ModelInferRequest,
+        (mut message, charge): (ModelInferRequest, Charge),
         terms: &Terms,
         arrived: Instant,
-    ) -> Result<(ModelInferResponse, Measured), Error> {
+    ) -> Result<(ModelInferResponse, Measured, Charge), Error> {
         let gate = model.admit(terms)?;
         let started = Instant::now();
         let id = std::mem::take(&mut message.id);
         let request = off_runtime(message::weight(&message), || message::read(message)).await?;
         let terms = request.parameters.change(terms, arrived);
         let parsing = started.elapsed();
-        let scored = gate.score(Received { request, terms, parsing }, self.context.limits.max_images).await?;
+        let received = Received { request, terms, parsing, charge };
+        let Scored { outputs, timelines, mut charge } =
+            gate.score(received, self.context.limits.max_images).await?;
         let started = Instant::now();
-        let (name, outputs) = (model.name().to_owned(), scored.outputs);
+        let name = model.name().to_owned();
         let size = outputs.iter().map(|output| output.values.binary_size()).sum();
         let answer = off_runtime(size, move || message::write(name, id, &outputs)).await;
-        Ok((answer, Measured { parsing, writing: started.elapsed(), timelines: scored.timelines }))
+        // The answer, and what is written of it, in a buffer that doubles.
+        charge.shrink_to(3 * size);
+        Ok((answer, Measured { parsing, writing: started.elapsed(), timelines }, charge))
     }
 
     /// Answers one request of a stream: whatever becomes of it, the stream goes on.
-    async fn answer(&self, message: Arrived, ask: Ask) -> ModelStreamInferResponse {
-        let Arrived { message, at, place } = message;
+    ///
+    /// With what the answer is charged.
+    async fn answer(&self, message: Arrived, ask: Ask) -> (ModelStreamInferResponse, Option<Charge>) {
+        let Arrived { message, charge, at, place } = message;
         let terms = Terms { deadline: ask.terms.deadline.min(at + ask.each), ..ask.terms };
         let (name, id) = (message.model_name.clone(), message.id.clone());
         let answered = async {
             // A stream is open for long: each of its requests counts, and ends with its key.
             self.context.admit_again(&ask.who, Scope::Score).map_err(|denied| denied.to_string())?;
-            self.infer(message, &terms, at).await.map_err(|error| error.to_string())
+            self.infer((message, charge), &terms, at).await.map_err(|error| error.to_string())
         };
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
         drop(place);
-        let (error_message, mut answer) = match answered {
-            Ok(Ok((answer, _))) => (String::new(), answer),
-            Ok(Err(problem)) => (problem, message::unanswered(name, id)),
+        let (error_message, mut answer, charge) = match answered {
+            Ok(Ok(Answered { answer, charge, .. })) => (String::new(), answer, Some(charge)),
+            Ok(Err(problem)) => (problem, message::unanswered(name, id), None),
             Err(_logged_by_the_panic_hook) => {
-                (status::panicked().message().to_owned(), message::unanswered(name, id))
+                (status::panicked().message().to_owned(), message::unanswered(name, id), None)
             }
         };
         answer.parameters.insert(FINAL.to_owned(), message::flag(true));
-        ModelStreamInferResponse { error_message, infer_response: Some(answer) }
+        (ModelStreamInferResponse { error_message, infer_response: Some(answer) }, charge)
     }
+}
+
+/// An answer, where its time went, and what it is charged.
+struct Answered {
+    answer: ModelInferResponse,
+    timelines: Timelines,
+    charge: Charge,
 }
 
 /// A request of a stream.
 struct Arrived {
     message: ModelInferRequest,
+    charge: Charge,
     at: Instant,
     place: OwnedSemaphorePermit,
 }
@@ -152,14 +182,16 @@ struct Arrived {
 async fn next(
     messages: &mut Streaming<ModelInferRequest>,
     places: &Arc<Semaphore>,
+    ask: &Ask,
+    context: &Context,
 ) -> Option<Result<Arrived, Status>> {
     let message = match messages.next().await? {
         Ok(message) => message,
         Err(status) => return Some(Err(status)),
     };
-    let at = Instant::now();
+    let (at, charge) = (Instant::now(), ask.charge(context));
     let place = places.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
-    Some(Ok(Arrived { message, at, place }))
+    Some(Ok(Arrived { message, charge, at, place }))
 }
 
 /// A version, where a message gives one.
@@ -226,11 +258,14 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let Ask { arrived, terms, .. } = ask_of(&request);
-        let answered = self.infer(request.into_inner(), &terms, arrived).await;
-        let (answer, timelines) = answered.map_err(|error| status::of(&error))?;
+        let ask = ask_of(&request);
+        let charge = ask.charge(&self.context);
+        let _place = calls::place(&self.places, "requests")?;
+        let answered = self.infer((request.into_inner(), charge), &ask.terms, ask.arrived).await;
+        let Answered { answer, timelines, charge } = answered.map_err(|error| status::of(&error))?;
         let mut response = Response::new(answer);
         response.extensions_mut().insert(timelines);
+        response.extensions_mut().insert(Arc::new(charge));
         Ok(response)
     }
 
@@ -242,16 +277,20 @@ impl GrpcInferenceService for Inference {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let ask = ask_of(&request);
-        let (service, places) = (self.clone(), self.places.clone());
-        let messages = stream::unfold((request.into_inner(), places), |(mut messages, places)| async {
-            let arrived = next(&mut messages, &places).await?;
-            Some((arrived, (messages, places)))
+        let service = self.clone();
+        let unread = (request.into_inner(), self.clone(), ask.clone());
+        let messages = stream::unfold(unread, |(mut messages, service, ask)| async {
+            let arrived = next(&mut messages, &service.places, &ask, &service.context).await?;
+            Some((arrived, (messages, service, ask)))
         });
         let answers = messages.map(move |arrived| {
             let (service, ask) = (service.clone(), ask.clone());
             async move { Ok(service.answer(arrived?, ask).await) }
         });
-        Ok(Response::new(Box::pin(answers.buffered(STREAM_REQUESTS))))
+        // An answer keeps its charge while it waits for its turn; what is written of it is charged anew.
+        let answers =
+            answers.buffered(STREAM_REQUESTS).map(|answered| answered.map(|(answer, _charge)| answer));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn model_statistics(

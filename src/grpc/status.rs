@@ -11,6 +11,8 @@ use crate::{
     access::Denied,
     batch::Refusal,
     error::ScoreError,
+    image::DecodeError,
+    memory::Full,
     v2::{self, Kind},
 };
 
@@ -33,6 +35,11 @@ pub(super) fn with_retry(code: Code, message: impl Into<String>, retry_after: Op
         metadata.insert(PUSHBACK, MetadataValue::from((wait.as_millis() as u64).max(1)));
     }
     Status::with_metadata(code, message, metadata)
+}
+
+/// The status of a call for which there is no memory.
+pub(super) fn full(full: &Full) -> Status {
+    of(&v2::Error::Score((*full).into()))
 }
 
 /// The status of a call that its caller may not make.
@@ -65,8 +72,11 @@ fn score_code(error: &ScoreError) -> Code {
         ScoreError::Refused(Refusal::Hopeless { .. }) | ScoreError::DeadlineExceeded => {
             Code::DeadlineExceeded
         }
-        ScoreError::Refused(_) | ScoreError::Shed { .. } => Code::ResourceExhausted,
-        ScoreError::Image(_) => Code::InvalidArgument,
+        ScoreError::Refused(_) | ScoreError::Shed { .. } | ScoreError::Memory(Full::Now { .. }) => {
+            Code::ResourceExhausted
+        }
+        ScoreError::Image(DecodeError::NoMemory) => Code::ResourceExhausted,
+        ScoreError::Memory(Full::Ever { .. }) | ScoreError::Image(_) => Code::InvalidArgument,
         ScoreError::Engine(_) | ScoreError::Broken => Code::Internal,
         ScoreError::Stopped => Code::Unavailable,
     }
@@ -75,7 +85,8 @@ fn score_code(error: &ScoreError) -> Code {
 fn score_retry(error: &ScoreError) -> Option<Duration> {
     match error {
         ScoreError::Refused(Refusal::Full { retry_after } | Refusal::Late { retry_after })
-        | ScoreError::Shed { retry_after } => Some(*retry_after),
+        | ScoreError::Shed { retry_after }
+        | ScoreError::Memory(Full::Now { retry_after }) => Some(*retry_after),
         ScoreError::Stopped => Some(Duration::from_secs(1)),
         _ => None,
     }

@@ -1,17 +1,18 @@
-//! Reads request bodies within a size and a time, and tells what kind of body was announced.
+//! Reads request bodies within a size, a time and the budget of memory, and tells what kind of body was announced.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::{
     HeaderMap, StatusCode,
     body::{Body as _, Incoming},
     header::CONTENT_TYPE,
 };
+use tokio::time::{timeout, timeout_at};
 
-use super::reply::Failure;
-use crate::{config::HttpConfig, trace::Stretch};
+use super::{Context, reply::Failure, routes::Ask};
+use crate::{memory::Buffer, trace::Stretch};
 
 /// Unread bodies up to this size are read and dropped before the answer, which keeps the connection usable: the bytes are
 /// mostly in the socket already, and a reconnect costs the client more.
@@ -32,26 +33,50 @@ impl Body {
         Self { incoming: Some(incoming), read: None }
     }
 
-    /// The whole body, at most `limits.max_body` bytes within `limits.read_timeout`; empty when read before.
+    /// The whole body, at most `max_body` bytes within `read_timeout` and without a silence of `stall`; empty when read
+    /// before. It is charged to the client of `ask` as it arrives, and for as long as any part of it lives.
     ///
     /// # Errors
-    /// 413 before a byte is read when the announced length is too large, or as soon as the limit is passed; 408 when
-    /// the client is too slow; 400 when it breaks off.
-    pub async fn read(&mut self, limits: &HttpConfig) -> Result<Bytes, Failure> {
-        let Some(body) = self.incoming.take() else { return Ok(Bytes::new()) };
+    /// 413 before a byte is read when the announced length is too large, or as soon as the limit is passed; 429 when there is
+    /// no memory for it; 408 when the client is too slow; 400 when it breaks off.
+    pub(super) async fn read(&mut self, ask: &Ask, context: &Context) -> Result<Bytes, Failure> {
+        let Some(body) = &self.incoming else { return Ok(Bytes::new()) };
         let started = Instant::now();
-        if body.size_hint().lower() > limits.max_body as u64 {
-            return Err(too_large(limits.max_body));
+        let max = context.limits.max_body;
+        let announced = body.size_hint();
+        if announced.lower() > max as u64 {
+            self.incoming = None;
+            return Err(too_large(max));
         }
-        let collected = Limited::new(body, limits.max_body).collect();
-        match tokio::time::timeout(limits.read_timeout, collected).await {
-            Ok(Ok(collected)) => {
-                self.read = Some(Stretch { began: started, took: started.elapsed() });
-                Ok(collected.to_bytes())
+        let charge = context.budget.open(ask.terms.client);
+        charge.foresee(announced.lower() as usize)?;
+        let buffer = Buffer::new(charge, announced.exact().map_or(max, |bytes| bytes as usize));
+        let Some(body) = self.incoming.take() else { return Ok(Bytes::new()) };
+        let bytes = gather(body, buffer, started + context.limits.read_timeout, context).await?;
+        self.read = Some(Stretch { began: started, took: started.elapsed() });
+        Ok(bytes)
+    }
+
+    /// As [`Body::read`], for the holder of a seat. Who takes longer than `seat_wait` gives it back meanwhile, so that nobody
+    /// who is there waits for somebody who is not, and gets another from `again` when the body is whole.
+    ///
+    /// # Errors
+    /// As [`Body::read`], and those of `again`.
+    pub(super) async fn read_seated<S>(
+        &mut self,
+        seat: S,
+        again: impl FnOnce() -> Result<S, Failure>,
+        ask: &Ask,
+        context: &Context,
+    ) -> Result<(Bytes, S), Failure> {
+        let mut reading = std::pin::pin!(self.read(ask, context));
+        match timeout(context.memory.seat_wait, &mut reading).await {
+            Ok(bytes) => Ok((bytes?, seat)),
+            Err(_elapsed) => {
+                drop(seat);
+                let bytes = reading.await?;
+                Ok((bytes, again()?))
             }
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limits.max_body)),
-            Ok(Err(error)) => Err(broken_off(&error.to_string())),
-            Err(_elapsed) => Err(too_slow(limits.read_timeout)),
         }
     }
 
@@ -71,8 +96,41 @@ impl Body {
         if body.size_hint().lower() > DISCARD_BYTES as u64 {
             return false;
         }
-        let collected = Limited::new(body, DISCARD_BYTES).collect();
-        matches!(tokio::time::timeout(DISCARD_TIME, collected).await, Ok(Ok(_)))
+        let mut body = Limited::new(body, DISCARD_BYTES);
+        let dropped = async {
+            while let Some(frame) = body.frame().await {
+                if frame.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(DISCARD_TIME, dropped).await.unwrap_or(false)
+    }
+}
+
+/// Frames are copied into one buffer at once: a frame of one byte keeps a whole buffer of its connection alive.
+async fn gather(
+    mut body: Incoming,
+    mut buffer: Buffer,
+    by: Instant,
+    context: &Context,
+) -> Result<Bytes, Failure> {
+    let (stall, max) = (context.memory.stall, context.limits.max_body);
+    loop {
+        let silent = Instant::now() + stall;
+        let frame = match timeout_at(silent.min(by).into(), body.frame()).await {
+            Ok(Some(frame)) => frame.map_err(|error| broken_off(&error.to_string()))?,
+            Ok(None) => return Ok(buffer.into_bytes()),
+            Err(_elapsed) if silent < by => return Err(stalled(stall)),
+            Err(_elapsed) => return Err(too_slow(context.limits.read_timeout)),
+        };
+        if let Ok(data) = frame.into_data() {
+            if data.len() > max - buffer.len() {
+                return Err(too_large(max));
+            }
+            buffer.push(&data).map_err(|full| Failure { close: true, ..full.into() })?;
+        }
     }
 }
 
@@ -83,6 +141,11 @@ fn too_large(limit: usize) -> Failure {
 
 fn too_slow(limit: Duration) -> Failure {
     let message = format!("the body did not arrive within {} ms", limit.as_millis());
+    Failure { close: true, ..Failure::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message) }
+}
+
+fn stalled(limit: Duration) -> Failure {
+    let message = format!("no byte of the body came for {} ms (--body-stall-ms)", limit.as_millis());
     Failure { close: true, ..Failure::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message) }
 }
 

@@ -84,8 +84,8 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
     let photos = context.services.photos()?;
     check_media_type(&ask.head.headers)?;
     let query = Query::parse(ask.head.uri.query())?;
-    let seat = photos.admit(&ask.terms)?;
-    let bytes = body.read(&context.limits).await?;
+    let admit = || photos.admit(&ask.terms).map_err(Failure::from);
+    let (bytes, seat) = body.read_seated(admit()?, admit, ask, context).await?;
     seat.received();
     let top = query.top.unwrap_or(DEFAULT_TOP).min(photos.labels.len());
     let photo = Photo { bytes, transform: query.transform, top };

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     Context,
     body::{self, Body},
+    json,
     parameters::Parameters,
     reply::{self, Failure, Reply},
     routes::Ask,
     timing,
 };
+use crate::memory::Charge;
 
 /// Matches when the request names no number.
 const DEFAULT_TOP: usize = 3;
@@ -22,6 +24,7 @@ const DEFAULT_TOP: usize = 3;
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Question")]
 pub(super) struct Asked {
+    #[serde(deserialize_with = "json::question")]
     question: String,
     /// How many matches.
     #[schemars(range(min = 1))]
@@ -50,6 +53,11 @@ struct Match<'a> {
     answer: Option<&'a str>,
 }
 
+fn read(bytes: &[u8], _: &mut Charge) -> Result<Asked, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::invalid(format!(r#"expected {{"question": "...", "top": 3}}: {error}"#)))
+}
+
 /// Handles the request.
 pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
     let questions = context.services.questions()?;
@@ -57,10 +65,9 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         let message = r#"POST /faq takes Content-Type: application/json and {"question": "..."}"#;
         return Err(Failure::unsupported(message));
     }
-    let mut seat = questions.admit(&ask.terms)?;
-    let bytes = body.read(&context.limits).await?;
-    let asked: Asked = serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::invalid(format!(r#"expected {{"question": "...", "top": 3}}: {error}"#)))?;
+    let admit = || questions.admit(&ask.terms).map_err(Failure::from);
+    let (bytes, mut seat) = body.read_seated(admit()?, admit, ask, context).await?;
+    let (asked, _small) = json::parse(bytes, context.budget.open(ask.terms.client), read).await?;
     if asked.top == Some(0) {
         return Err(Failure::invalid("`top` must be at least 1"));
     }

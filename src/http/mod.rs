@@ -1,7 +1,7 @@
 //! The HTTP layer: speaks HTTP on a connection and answers its requests. Status codes and JSON shapes appear only here.
 //!
 //! [`Http`] is what a port brings to [`crate::server`]. One file per API family; what they share is [`body`] (bounded
-//! reading), [`reply`] (answers and errors), `parameters` (what JSON bodies say of their deadline), `timing` (where the time
+//! reading), [`reply`] (answers and errors), `json` (what parsing takes), `parameters` (what JSON bodies say of their deadline), `timing` (where the time
 //! went), `traced` (what a span says) and [`routes`] (which handler, and counting). [`page`] has what browsers are shown, [`openapi`] what programs read of
 //! it all.
 
@@ -10,6 +10,7 @@ pub mod body;
 mod classify;
 mod cors;
 mod faq;
+mod json;
 pub mod openapi;
 pub mod page;
 mod parameters;

@@ -98,6 +98,7 @@ pub(super) fn readyz(context: &Context) -> Reply {
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(context: &Context) -> Reply {
     context.services.sample();
+    context.budget.sample();
     let models: Vec<_> = Model::all(&context.services).collect();
     context.metrics.ready.set(if context.services.readiness.check().is_ok() { 1.0 } else { 0.0 });
     reply::with_type(

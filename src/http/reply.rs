@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Response, StatusCode,
+    body::Body as _,
     header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use schemars::JsonSchema;
@@ -16,6 +18,7 @@ use crate::{
     batch::Refusal,
     error::ScoreError,
     image::DecodeError,
+    memory::{self, Charge},
     server::terms::BadHeader,
     service::Absent,
     v2::{self, Kind},
@@ -23,6 +26,18 @@ use crate::{
 
 /// What a handler answers: a body that is complete when its head is sent.
 pub type Reply = Response<Full<Bytes>>;
+
+/// Bytes of an answer's body.
+pub(super) fn len(reply: &Reply) -> usize {
+    reply.body().size_hint().exact().map_or(0, |bytes| bytes as usize)
+}
+
+/// A body that is charged until its last byte has left.
+pub(super) fn held(body: Full<Bytes>, charge: Charge) -> Full<Bytes> {
+    let collected = body.collect().now_or_never().expect("bug: a full body is there");
+    let Ok(collected) = collected;
+    Full::new(charge.hold(collected.to_bytes()))
+}
 
 /// An answer of `status` with `value` as JSON.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
@@ -154,14 +169,20 @@ impl From<ScoreError> for Failure {
             ScoreError::Refused(Refusal::Hopeless { .. }) | ScoreError::DeadlineExceeded => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded")
             }
-            ScoreError::Refused(_) | ScoreError::Shed { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ScoreError::Refused(_)
+            | ScoreError::Shed { .. }
+            | ScoreError::Memory(memory::Full::Now { .. }) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ScoreError::Memory(memory::Full::Ever { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_much_memory")
+            }
             ScoreError::Image(error) => image_status(error),
             ScoreError::Engine(_) | ScoreError::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             ScoreError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         let retry_after = match &error {
             ScoreError::Refused(Refusal::Full { retry_after } | Refusal::Late { retry_after })
-            | ScoreError::Shed { retry_after } => Some(*retry_after),
+            | ScoreError::Shed { retry_after }
+            | ScoreError::Memory(memory::Full::Now { retry_after }) => Some(*retry_after),
             ScoreError::Stopped => Some(Duration::from_secs(1)),
             _ => None,
         };
@@ -229,6 +250,12 @@ impl From<Absent> for Failure {
     }
 }
 
+impl From<memory::Full> for Failure {
+    fn from(full: memory::Full) -> Self {
+        ScoreError::from(full).into()
+    }
+}
+
 impl From<BadHeader> for Failure {
     fn from(error: BadHeader) -> Self {
         Self::invalid(error.to_string())
@@ -237,11 +264,12 @@ impl From<BadHeader> for Failure {
 
 fn image_status(error: &DecodeError) -> (StatusCode, &'static str) {
     match error {
+        DecodeError::NoMemory => (StatusCode::SERVICE_UNAVAILABLE, "no_memory"),
         DecodeError::Empty => (StatusCode::BAD_REQUEST, "empty_image"),
         DecodeError::UnknownFormat => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_image_format"),
-        DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "image_too_large")
-        }
+        DecodeError::TooManyPixels { .. }
+        | DecodeError::SideTooLong { .. }
+        | DecodeError::TooMuchMemory { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "image_too_large"),
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable_image"),
     }
 }

@@ -181,6 +181,12 @@ impl Route {
         matches!(self, Self::Livez | Self::Metrics | Self::V2(v2::Endpoint::Live)) || self.probes()
     }
 
+    /// Whether requests and their answers are charged. Probes are not: they are small, and they are to be answered when
+    /// nothing else is.
+    fn is_charged(self) -> bool {
+        self.posts() && !self.is_polled()
+    }
+
     /// The answer to a request here that has none of its own.
     fn refuse(self, failure: Failure, under_v2: bool) -> Reply {
         match self {
@@ -213,7 +219,14 @@ pub(super) async fn answer(
         let who = context.admit(&head.headers, peer, scope)?;
         let terms = terms::of(&head.headers, &who, arrived, &context.limits, &context.clients)?;
         let ask = Ask { head, arrived, terms };
-        dispatch(route, &ask, &mut body, context, published).await
+        if !route.is_charged() {
+            return dispatch(route, &ask, &mut body, context, published).await;
+        }
+        let mut charge = context.budget.open(ask.terms.client);
+        charge.add(in_hand(&ask.head))?;
+        let reply = dispatch(route, &ask, &mut body, context, published).await?;
+        charge.add(reply::len(&reply))?;
+        Ok(reply.map(|body| reply::held(body, charge)))
     };
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
     let outcome = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(panicked()));
@@ -240,6 +253,15 @@ pub(super) async fn answer(
 /// handshake of its own for this.
 fn moves_on(version: Version, context: &Context) -> bool {
     version < Version::HTTP_2 && context.services.readiness.draining()
+}
+
+/// About as many bytes as a request takes from its head to the last byte of its answer, beside its body and that answer:
+/// what it is handled with, and its head.
+fn in_hand(head: &Parts) -> usize {
+    const HANDLING: usize = 8 << 10;
+    const HEADER: usize = 64;
+    let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
+    HANDLING + headers.sum::<usize>()
 }
 
 fn panicked() -> Failure {

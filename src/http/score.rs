@@ -11,13 +11,14 @@ use hyper::StatusCode;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
 use super::{
     Context,
     body::{self, Body},
     classify::Query,
+    json,
     parameters::Parameters,
     reply::{self, ErrorBody, Failure, Reply},
     routes::Ask,
@@ -28,6 +29,7 @@ use crate::{
     error::ScoreError,
     faq::Answerer,
     image::base64,
+    memory::{Charge, Full},
     service::{Absent, Photo, PhotoSeat, Photos, Questions, Timeline, photos::Classified},
     vision::Prediction,
 };
@@ -35,22 +37,23 @@ use crate::{
 /// Labels per image.
 const DEFAULT_TOP: usize = 3;
 
-/// Bodies above this many bytes are parsed, and their base64 undone, off the async runtime.
-const INLINE_PARSE: usize = 256 << 10;
-
 /// The request.
-#[derive(Deserialize, JsonSchema)]
+#[derive(JsonSchema)]
 #[schemars(rename = "Score")]
 pub(super) struct Scored {
     input: Input,
-    #[serde(default)]
+    #[schemars(default)]
     parameters: Parameters,
 }
 
 enum Input {
     Question(String),
-    Images(Vec<(String, Image)>),
+    /// Those that may be in one request, in the order of their keys, and how many there are beyond.
+    Images(Vec<(String, Image)>, usize),
 }
+
+/// The bytes behind a base64 string, or `None` when it is not base64.
+type Image = Option<Vec<u8>>;
 
 impl JsonSchema for Input {
     fn schema_name() -> Cow<'static, str> {
@@ -68,38 +71,87 @@ impl JsonSchema for Input {
     }
 }
 
-/// The bytes behind a base64 string, or `None` when it is not base64.
-struct Image(Option<Bytes>);
+/// Reads a body without a copy of it: strings are undone where they stand, and charged before they are.
+struct Reading<'a> {
+    charge: &'a mut Charge,
+    /// Most images.
+    limit: usize,
+    full: Option<Full>,
+}
 
-impl<'de> Deserialize<'de> for Image {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(ImageVisitor)
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Input,
+    Parameters,
+    #[serde(other)]
+    Other,
+}
+
+impl Reading<'_> {
+    fn read(mut self, bytes: &[u8]) -> Result<Scored, Failure> {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let read = self.scored(&mut json).and_then(|scored| json.end().map(|()| scored));
+        read.map_err(|error| match self.full {
+            Some(full) => full.into(),
+            None => Failure::invalid(format!(
+                r#"expected {{"input": "question"}} or {{"input": {{"name": "base64"}}}}: {error}"#
+            )),
+        })
+    }
+
+    fn scored<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<Scored, D::Error> {
+        deserializer.deserialize_map(Whole(self))
+    }
+
+    fn charge<E: de::Error>(&mut self, bytes: usize) -> Result<(), E> {
+        self.charge.add(bytes).map_err(|full| {
+            self.full = Some(full);
+            E::custom(full)
+        })
     }
 }
 
-struct ImageVisitor;
+/// The body.
+struct Whole<'a, 'b>(&'a mut Reading<'b>);
 
-impl Visitor<'_> for ImageVisitor {
-    type Value = Image;
+impl<'de> Visitor<'de> for Whole<'_, '_> {
+    type Value = Scored;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an image as a base64 string")
+        f.write_str("an object")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Image, E> {
-        Ok(Image(base64::decode(text).map(Bytes::from)))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scored, A::Error> {
+        let (mut input, mut parameters) = (None, None);
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Input if input.is_some() => return Err(de::Error::duplicate_field("input")),
+                Field::Input => input = Some(map.next_value_seed(Inputs(&mut *self.0))?),
+                Field::Parameters if parameters.is_some() => {
+                    return Err(de::Error::duplicate_field("parameters"));
+                }
+                Field::Parameters => parameters = Some(map.next_value()?),
+                Field::Other => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        let input = input.ok_or_else(|| de::Error::missing_field("input"))?;
+        Ok(Scored { input, parameters: parameters.unwrap_or_default() })
     }
 }
 
-impl<'de> Deserialize<'de> for Input {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(InputVisitor)
+/// The value of `input`.
+struct Inputs<'a, 'b>(&'a mut Reading<'b>);
+
+impl<'de> DeserializeSeed<'de> for Inputs<'_, '_> {
+    type Value = Input;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct InputVisitor;
-
-impl<'de> Visitor<'de> for InputVisitor {
+impl<'de> Visitor<'de> for Inputs<'_, '_> {
     type Value = Input;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,23 +159,76 @@ impl<'de> Visitor<'de> for InputVisitor {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Input, E> {
-        Ok(Input::Question(text.to_owned()))
+        Ok(Input::Question(json::looked_at(text).to_owned()))
     }
 
     /// Keeps the order of keys; of two equal keys the last counts, as in Python.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Input, A::Error> {
-        let mut images: Vec<(String, Image)> = Vec::new();
+        let (mut images, mut beyond): (Vec<(String, Image)>, usize) = (Vec::new(), 0);
         let mut places: HashMap<String, usize> = HashMap::new();
-        while let Some((key, image)) = map.next_entry::<String, Image>()? {
+        while let Some(key) = map.next_key_seed(Key(&mut *self.0))? {
             match places.get(&key) {
-                Some(&place) => images[place].1 = image,
+                Some(&place) => images[place].1 = map.next_value_seed(Base64(&mut *self.0))?,
+                None if images.len() == self.0.limit => {
+                    beyond += 1;
+                    map.next_value::<IgnoredAny>()?;
+                }
                 None => {
+                    let image = map.next_value_seed(Base64(&mut *self.0))?;
                     places.insert(key.clone(), images.len());
                     images.push((key, image));
                 }
             }
         }
-        Ok(Input::Images(images))
+        Ok(Input::Images(images, beyond))
+    }
+}
+
+/// The key of an image, which is kept twice.
+struct Key<'a, 'b>(&'a mut Reading<'b>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_, '_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        self.0.charge(2 * text.len())?;
+        Ok(text.to_owned())
+    }
+}
+
+/// An image.
+struct Base64<'a, 'b>(&'a mut Reading<'b>);
+
+impl<'de> DeserializeSeed<'de> for Base64<'_, '_> {
+    type Value = Image;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Image, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Base64<'_, '_> {
+    type Value = Image;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an image as a base64 string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Image, E> {
+        self.0.charge(base64::decoded_at_most(text.len()))?;
+        Ok(base64::decode(text))
     }
 }
 
@@ -133,9 +238,12 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
         return Ok(reply::json(StatusCode::UNSUPPORTED_MEDIA_TYPE, &serde_json::json!({})));
     }
     let query = Query::parse(ask.head.uri.query())?;
-    let mut seats = Seats::admit(context, &ask.terms)?;
-    let bytes = body.read(&context.limits).await?;
-    let Scored { input, parameters } = parse(bytes).await?;
+    let admit = || Seats::admit(context, &ask.terms);
+    let (bytes, mut seats) = body.read_seated(admit()?, admit, ask, context).await?;
+    let limit = context.limits.max_images;
+    let read = move |bytes: &[u8], charge: &mut Charge| Reading { charge, limit, full: None }.read(bytes);
+    let (Scored { input, parameters }, charge) =
+        json::parse(bytes, context.budget.open(ask.terms.client), read).await?;
     let terms = parameters.tightened(&ask.terms, ask.arrived);
     if let Some(terms) = &terms {
         seats.reschedule(terms.deadline);
@@ -146,9 +254,10 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
             let (questions, seat) = seats.for_question(&terms)?;
             score_question(&questions, seat, text, &terms, ask.arrived).await
         }
-        Input::Images(images) => {
+        Input::Images(images, beyond) => {
             let (photos, seat) = seats.for_photo(&terms)?;
-            let batch = Images { photos: &photos, images, query, terms, limit: context.limits.max_images };
+            let images = held(images, charge);
+            let batch = Images { photos: &photos, images, beyond, query, terms, limit };
             batch.score(seat, ask.arrived).await
         }
     }
@@ -202,21 +311,6 @@ impl Seats {
     }
 }
 
-async fn parse(bytes: Bytes) -> Result<Scored, Failure> {
-    let parsed = if bytes.len() <= INLINE_PARSE {
-        serde_json::from_slice::<Scored>(&bytes)
-    } else {
-        tokio::task::spawn_blocking(move || serde_json::from_slice::<Scored>(&bytes))
-            .await
-            .expect("bug: parsing neither panics nor is cancelled")
-    };
-    parsed.map_err(|error| {
-        Failure::invalid(format!(
-            r#"expected {{"input": "question"}} or {{"input": {{"name": "base64"}}}}: {error}"#
-        ))
-    })
-}
-
 fn computed_in(arrived: Instant) -> String {
     format!("Computed in {:.2} ms", arrived.elapsed().as_secs_f64() * 1e3)
 }
@@ -254,9 +348,17 @@ async fn score_question(
     Ok(timing::with(reply::json(StatusCode::OK, &answer), timeline))
 }
 
+/// Images whose bytes are charged for as long as any of them lives.
+fn held(images: Vec<(String, Image)>, charge: Charge) -> Vec<(String, Option<Bytes>)> {
+    let charge = Arc::new(charge);
+    images.into_iter().map(|(key, image)| (key, image.map(|bytes| charge.hold_shared(bytes)))).collect()
+}
+
 struct Images<'a> {
     photos: &'a Photos,
-    images: Vec<(String, Image)>,
+    images: Vec<(String, Option<Bytes>)>,
+    /// How many more there were than are kept.
+    beyond: usize,
     query: Query,
     terms: Terms,
     limit: usize,
@@ -286,7 +388,7 @@ impl Images<'_> {
 
     /// A seat for every image, or none at all: a request is not half admitted.
     fn seats(&self, first: PhotoSeat) -> Result<Vec<PhotoSeat>, Failure> {
-        let count = self.images.len();
+        let count = self.images.len() + self.beyond;
         if count == 0 {
             return Err(Failure::invalid("`input` holds no image"));
         }
@@ -302,8 +404,8 @@ impl Images<'_> {
     }
 
     /// The inner error concerns this image alone; the outer one the whole request.
-    async fn score_one(&self, image: &Image, seat: PhotoSeat) -> Result<Outcome, Failure> {
-        let Some(bytes) = image.0.clone() else {
+    async fn score_one(&self, image: &Option<Bytes>, seat: PhotoSeat) -> Result<Outcome, Failure> {
+        let Some(bytes) = image.clone() else {
             return Ok(Err(Failure::invalid("the image is not base64")));
         };
         let top = self.query.top.unwrap_or(DEFAULT_TOP).min(self.photos.labels.len());

@@ -17,9 +17,27 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
 
-/// The bytes behind `text`, or `None` when its alphabet characters do not form base64 (one is left over).
+/// Alphabet characters that are decoded at once: whole groups of four.
+const CHUNK: usize = 4 << 10;
+
+/// The bytes behind `text`, or `None` when its alphabet characters do not form base64 (one is left over). There is no copy
+/// of the text: what is no data is left out a chunk at a time.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
-    LENIENT.decode(alphabet_only(payload(text))).ok()
+    let mut data = Data { rest: payload(text).bytes() };
+    let mut chunk = [0; CHUNK];
+    let mut bytes = Vec::with_capacity(decoded_at_most(text.len()));
+    loop {
+        let filled = data.fill(&mut chunk);
+        LENIENT.decode_vec(&chunk[..filled], &mut bytes).ok()?;
+        if filled < CHUNK {
+            return Some(bytes);
+        }
+    }
+}
+
+/// Bytes that `characters` of base64 take at most when they are decoded, and while they are.
+pub const fn decoded_at_most(characters: usize) -> usize {
+    characters / 4 * 3 + CHUNK
 }
 
 /// Strips quotes, a bytes prefix and a data URL's head, from the outside in.
@@ -41,20 +59,34 @@ fn unquoted(text: &str) -> Option<&str> {
 
 /// The characters that carry data, in the standard alphabet, up to the padding. A backslash takes the character
 /// after it along: `\n` inside a repr is a line break, not the letter n.
-fn alphabet_only(text: &str) -> Vec<u8> {
-    let mut data = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => data.push(byte),
-            b'-' => data.push(b'+'),
-            b'_' => data.push(b'/'),
-            b'=' => break,
-            b'\\' => _ = bytes.next(),
-            _ => {}
+struct Data<'a> {
+    rest: std::str::Bytes<'a>,
+}
+
+impl Data<'_> {
+    /// Puts the next of them into `chunk`; fewer than it holds when there are no more.
+    fn fill(&mut self, chunk: &mut [u8; CHUNK]) -> usize {
+        let mut filled = 0;
+        while filled < CHUNK {
+            let Some(byte) = self.rest.next() else { break };
+            chunk[filled] = match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => byte,
+                b'-' => b'+',
+                b'_' => b'/',
+                b'=' => {
+                    self.rest = "".bytes();
+                    break;
+                }
+                b'\\' => {
+                    self.rest.next();
+                    continue;
+                }
+                _ => continue,
+            };
+            filled += 1;
         }
+        filled
     }
-    data
 }
 
 #[cfg(test)]
@@ -92,6 +124,18 @@ mod tests {
     fn a_left_over_character_is_no_base64() {
         assert_eq!(decode("AAAAA"), None);
         assert_eq!(decode(""), Some(Vec::new()));
+    }
+
+    #[test]
+    fn texts_of_several_chunks_are_whole_and_no_larger_than_foreseen() {
+        for length in [CHUNK / 4 * 3 - 1, CHUNK / 4 * 3, CHUNK / 4 * 3 + 1, 100_000] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at * at) as u8).collect();
+            let plain = STANDARD.encode(&bytes);
+            let lines: Vec<&str> =
+                plain.as_bytes().chunks(76).map(|line| str::from_utf8(line).unwrap()).collect();
+            let decoded = decode(&lines.join("\n")).unwrap();
+            assert!(decoded == bytes && decoded.capacity() <= decoded_at_most(plain.len() + lines.len()));
+        }
     }
 
     proptest! {

@@ -71,6 +71,21 @@ pub enum DecodeError {
         /// Longest side allowed.
         limit: u32,
     },
+    /// Decoding what the header announces takes more memory than allowed.
+    #[error(
+        "decoding the {format} image takes {bytes} bytes of memory, more than {limit} (--max-decode-mib)"
+    )]
+    TooMuchMemory {
+        /// What the first bytes said.
+        format: Format,
+        /// What it takes.
+        bytes: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The system has not as much memory left.
+    #[error("the server has no memory for decoding the image; try again")]
+    NoMemory,
     /// Damaged, or cut short.
     #[error("the {format} image is damaged")]
     Corrupt {

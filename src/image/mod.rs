@@ -1,5 +1,5 @@
-//! Untrusted bytes to the pixels a network is fed: format by content, limits checked on the header before any pixel
-//! memory exists, decoding to RGB8, orientation, resize. Pure functions; no networks, no HTTP, no threads.
+//! Untrusted bytes to the pixels a network is fed: format by content, limits of pixels and of working memory checked on the
+//! header before any pixel memory exists, decoding to RGB8, orientation, resize. Pure functions; no networks, no HTTP, no threads.
 //!
 //! Colour semantics are those of Pillow's `Image.open(..).convert("RGB")`: the first frame of an animation, alpha
 //! dropped rather than composited, palettes resolved, CMYK converted naively, colour profiles ignored. Two departures:
@@ -11,6 +11,7 @@ mod decoder;
 mod error;
 mod jpeg;
 mod raster;
+mod working;
 
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageFormat, RgbImage};
@@ -25,9 +26,10 @@ const CHANNELS: usize = 3;
 /// What a picture may be and what is done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// The most pixels, width times height, that a header may announce. Working memory grows with it, by about
-    /// twelve bytes a pixel at worst (a progressive JPEG of four components, an animation's partial frame).
+    /// The most pixels, width times height, that a header may announce.
     pub max_pixels: u64,
+    /// Most bytes of working memory, the picture included, by what the header says; how many a pixel takes is the format's.
+    pub max_memory: u64,
     /// Turn and mirror the picture as its EXIF orientation says.
     pub apply_orientation: bool,
 }

@@ -7,7 +7,10 @@ use ::image::codecs::{bmp, gif, png, tiff, webp};
 use ::image::metadata::Orientation;
 use ::image::{ColorType, ImageDecoder, ImageError, ImageResult, Limits};
 
-use super::{CHANNELS, DecodeError, DecodeOptions, Format, Rgb8, chunks};
+use super::{
+    CHANNELS, DecodeError, DecodeOptions, Format, Rgb8, chunks,
+    working::{Working, zeros},
+};
 
 type Source<'a> = Cursor<&'a [u8]>;
 type Decoded = Result<(Rgb8, Orientation), DecodeError>;
@@ -15,36 +18,49 @@ type Decoded = Result<(Rgb8, Orientation), DecodeError>;
 /// Memory for decoder state and metadata on top of the pixels.
 const OVERHEAD_BYTES: u64 = 16 << 20;
 
-/// The widest pixel: 16-bit RGBA.
-const MAX_BYTES_PER_PIXEL: u64 = 8;
+/// Bytes of memory that a pixel takes in a format's decoder, beside the samples that come out.
+struct Decoding {
+    /// Whatever the samples are.
+    per_pixel: u64,
+    /// Whether the samples exist twice.
+    copied: bool,
+}
 
 pub(super) fn png(bytes: &[u8], options: &DecodeOptions) -> Decoded {
     chunks::check(bytes)?;
-    let open = |source| png::PngDecoder::with_limits(source, limits(options));
-    decode(Format::Png, bytes, options, open)
+    let open = |source| png::PngDecoder::with_limits(source, limits(0));
+    decode(Format::Png, bytes, options, Decoding { per_pixel: 0, copied: false }, open)
 }
 
 pub(super) fn gif(bytes: &[u8], options: &DecodeOptions) -> Decoded {
-    decode(Format::Gif, bytes, options, gif::GifDecoder::new)
+    // A frame that is smaller than the picture is decoded apart.
+    decode(Format::Gif, bytes, options, Decoding { per_pixel: 4, copied: false }, gif::GifDecoder::new)
 }
 
 pub(super) fn webp(bytes: &[u8], options: &DecodeOptions) -> Decoded {
-    decode(Format::WebP, bytes, options, webp::WebPDecoder::new)
+    let open = |source| webp::WebPDecoder::new(source);
+    // A picture as its coding has it, its alpha apart; in an animation also in full and upon a canvas.
+    let per_pixel = open(Cursor::new(bytes)).map_or(0, |decoder| match decoder.has_animation() {
+        true => 9,
+        false if decoder.color_type().has_alpha() => 7,
+        false => 5,
+    });
+    decode(Format::WebP, bytes, options, Decoding { per_pixel, copied: false }, open)
 }
 
 pub(super) fn bmp(bytes: &[u8], options: &DecodeOptions) -> Decoded {
-    decode(Format::Bmp, bytes, options, bmp::BmpDecoder::new)
+    decode(Format::Bmp, bytes, options, Decoding { per_pixel: 0, copied: false }, bmp::BmpDecoder::new)
 }
 
 pub(super) fn tiff(bytes: &[u8], options: &DecodeOptions) -> Decoded {
-    decode(Format::Tiff, bytes, options, tiff::TiffDecoder::new)
+    decode(Format::Tiff, bytes, options, Decoding { per_pixel: 0, copied: true }, tiff::TiffDecoder::new)
 }
 
-/// What decoders may allocate; sides are checked apart, so that the error can name them.
-fn limits(options: &DecodeOptions) -> Limits {
+/// What decoders may allocate: `bytes` for pixels, and some for their state; sides are checked apart, so that the error can
+/// name them.
+fn limits(bytes: u64) -> Limits {
     let mut limits = Limits::no_limits();
-    limits.max_alloc =
-        Some(options.max_pixels.saturating_mul(MAX_BYTES_PER_PIXEL).saturating_add(OVERHEAD_BYTES));
+    limits.max_alloc = Some(bytes.saturating_add(OVERHEAD_BYTES));
     limits
 }
 
@@ -52,19 +68,34 @@ fn decode<'a, D: ImageDecoder>(
     format: Format,
     bytes: &'a [u8],
     options: &DecodeOptions,
+    decoding: Decoding,
     open: impl FnOnce(Source<'a>) -> ImageResult<D>,
 ) -> Decoded {
     let failure = |error: ImageError| DecodeError::raster(format, error);
     let mut decoder = open(Cursor::new(bytes)).map_err(failure)?;
     let (width, height) = decoder.dimensions();
     options.check(format, width, height)?;
-    decoder.set_limits(limits(options)).map_err(failure)?;
     // A broken orientation tag does not make the picture unreadable.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let color = decoder.color_type();
-    let mut samples = vec![0; decoder.total_bytes() as usize];
+    let (color, samples) = (decoder.color_type(), decoder.total_bytes());
+    let pixels = u64::from(width) * u64::from(height);
+    // What is copied is read a part of the file at a time, and one part may be all of it.
+    let copies = if decoding.copied { samples + bytes.len() as u64 } else { 0 };
+    let beside = pixels * decoding.per_pixel + copies;
+    let working = Working {
+        pixels,
+        side: u64::from(width.max(height)),
+        samples,
+        decoder: beside + OVERHEAD_BYTES,
+        spread: color.channel_count() < CHANNELS as u8,
+        turned: options.apply_orientation && orientation != Orientation::NoTransforms,
+    };
+    working.check(format, options)?;
+    decoder.set_limits(limits(beside)).map_err(failure)?;
+    let mut samples = zeros(samples as usize)?;
     decoder.read_image(&mut samples).map_err(failure)?;
-    let pixels = to_rgb8(samples, color).ok_or_else(|| unsupported(format, color))?;
+    let mut pixels = to_rgb8(samples, color).ok_or_else(|| unsupported(format, color))?;
+    pixels.shrink_to_fit();
     Ok((Rgb8 { width, height, pixels }, orientation))
 }
 

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::Executor;
 
-const OPTIONS: DecodeOptions = DecodeOptions { max_pixels: 50_000_000, apply_orientation: true };
+const OPTIONS: DecodeOptions =
+    DecodeOptions { max_pixels: 50_000_000, max_memory: 320 << 20, apply_orientation: true };
 const AS_STORED: DecodeOptions = DecodeOptions { apply_orientation: false, ..OPTIONS };
 
 fn golden() -> PathBuf {
@@ -157,6 +158,31 @@ fn size_is_refused_from_the_header() {
         let file = read(&golden().join(name));
         assert!(decode(&file, &limit).is_ok(), "{name}");
         assert!(matches!(decode(&file, &below), Err(DecodeError::TooManyPixels { .. })), "{name}");
+    }
+}
+
+#[test]
+fn working_memory_is_refused_from_the_header() {
+    for name in ["rgb.png", "still.gif", "lossless.webp", "lossy.webp", "rgb.bmp", "rgb.tiff", "yuv420.jpg"] {
+        let file = read(&golden().join(name));
+        let refused = decode(&file, &DecodeOptions { max_memory: 0, ..OPTIONS });
+        let Err(DecodeError::TooMuchMemory { bytes, limit: 0, .. }) = refused else {
+            panic!("{name}: {refused:?}")
+        };
+        assert!(decode(&file, &DecodeOptions { max_memory: bytes, ..OPTIONS }).is_ok(), "{name}");
+        let below = decode(&file, &DecodeOptions { max_memory: bytes - 1, ..OPTIONS });
+        assert!(matches!(below, Err(DecodeError::TooMuchMemory { .. })), "{name}");
+    }
+}
+
+/// Decoders count what a part of a file comes to against their own limits, and a picture may be one part.
+#[test]
+fn a_large_picture_in_one_part_is_within_its_decoders_limits() {
+    for format in [ImageFormat::Tiff, ImageFormat::Bmp, ImageFormat::Png] {
+        let mut file = std::io::Cursor::new(Vec::new());
+        DynamicImage::new_rgba8(2600, 2600).write_to(&mut file, format).unwrap();
+        let picture = decode(&file.into_inner(), &OPTIONS);
+        assert_eq!(picture.unwrap().pixels.len(), 3 * 2600 * 2600, "{format:?}");
     }
 }
 

@@ -24,7 +24,8 @@ use tokio::net::TcpListener;
 
 use crate::{
     access::{Denied, Scope},
-    config::HttpConfig,
+    config::{HttpConfig, MemoryConfig},
+    memory::Budget,
     metrics::Metrics,
     service::Services,
     trace::Tracer,
@@ -65,6 +66,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Bounds.
     pub limits: HttpConfig,
+    /// How long bodies may keep others waiting.
+    pub memory: MemoryConfig,
+    /// What requests and answers may hold.
+    pub budget: Budget,
     /// How clients are told apart.
     pub clients: terms::Clients,
     /// Gives requests their place in a trace.

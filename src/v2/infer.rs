@@ -9,6 +9,7 @@ use crate::{
     batch::{Seat, Terms},
     error::ScoreError,
     faq::Answerer,
+    memory::Charge,
     service::{PhotoSeat, Photos, Questions, Timeline},
 };
 
@@ -18,6 +19,13 @@ const INLINE: usize = 256 << 10;
 /// Most numbers in an answer: 32 MiB of FP32.
 const MAX_VALUES: usize = 8 << 20;
 
+/// Bytes that a number of an answer takes at most while the answer is made: as a class and its probability, in its row, in
+/// its tensor, and written, as JSON in a buffer that doubles.
+const NUMBER: usize = 8 + 4 + 4 + 2 * 16;
+
+/// The same of a class with its label.
+const LABELLED: usize = 256;
+
 /// A request that has been read.
 pub struct Received {
     /// What it asks.
@@ -26,6 +34,8 @@ pub struct Received {
     pub terms: Terms,
     /// From body to tensors.
     pub parsing: Duration,
+    /// What its tensors are charged.
+    pub charge: Charge,
 }
 
 /// What a model made of a request.
@@ -34,6 +44,8 @@ pub struct Scored {
     pub outputs: Vec<Output>,
     /// One an element of the batch.
     pub timelines: Vec<Timeline>,
+    /// What the outputs are charged, and what it takes to write them.
+    pub charge: Charge,
 }
 
 /// One output tensor.
@@ -105,8 +117,27 @@ pub async fn off_runtime<T: Send + 'static>(bytes: usize, work: impl FnOnce() ->
     spawn_blocking(work).await.expect("bug: reading and writing bodies does not panic and is not cancelled")
 }
 
-/// Refuses an answer of more than [`MAX_VALUES`] numbers, `width` an element.
-pub(super) fn check_size(count: usize, width: usize) -> Result<(), Error> {
+/// What `count` elements of an answer are charged, of `width` numbers each, or labelled classes where `labelled`, and of
+/// texts of `text` bytes together; a holding beside `charge`.
+///
+/// # Errors
+/// There are more than [`MAX_VALUES`] numbers, or there is no memory for them.
+pub(super) fn charge_answer(
+    charge: &Charge,
+    count: usize,
+    width: usize,
+    labelled: bool,
+    text: usize,
+) -> Result<Charge, Error> {
+    check_size(count, width)?;
+    let numbers = count * width * if labelled { LABELLED } else { NUMBER };
+    let mut answer = charge.another();
+    // Twice: as a tensor and written.
+    answer.add(numbers.saturating_add(count.saturating_mul(2 * text))).map_err(ScoreError::from)?;
+    Ok(answer)
+}
+
+fn check_size(count: usize, width: usize) -> Result<(), Error> {
     if count.saturating_mul(width) <= MAX_VALUES {
         return Ok(());
     }

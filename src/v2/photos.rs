@@ -1,12 +1,14 @@
 //! The photo model's tensors: `image`, encoded photos, or `input`, pixels already cropped; `probabilities` of every class,
 //! or the best classes with their labels.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{
     Error, Input, Output, Received, Scored,
     feed::feed,
-    infer::{check_size, off_runtime},
+    infer::{charge_answer, off_runtime},
     metadata::Tensor,
     request::short,
     tensor::{Floats, Values, ranked},
@@ -15,6 +17,7 @@ use crate::{
     batch::Terms,
     error::ScoreError,
     image::{Prepared, base64},
+    memory::Charge,
     service::{Photo, PhotoSeat, Photos, photos::Classified},
     vision::{INPUT_SIZE, Labels, Picture, Prediction},
 };
@@ -71,14 +74,14 @@ pub(super) async fn score(
     received: Received,
     most: usize,
 ) -> Result<Scored, Error> {
-    let Received { request, terms, .. } = received;
+    let Received { request, terms, charge, .. } = received;
     let picked = request.picked(&[PROBABILITIES], PROBABILITIES)?;
     let ranked = picked[0].classes.map(|classes| classes.min(photos.labels.len()));
     let top = ranked.unwrap_or(photos.labels.len());
     let weight = request.inputs.iter().map(|input| input.data.weight()).sum();
-    let items = off_runtime(weight, move || items(request.inputs)).await?;
+    let (items, charge) = off_runtime(weight, move || items(request.inputs, charge)).await?;
     let shape = vec![items.len(), top];
-    check_size(items.len(), top)?;
+    let charge = charge_answer(&charge, items.len(), top, ranked.is_some(), 0)?;
     let terms = &terms;
     let run = move |item, seat: PhotoSeat| async move {
         seat.received();
@@ -92,11 +95,17 @@ pub(super) async fn score(
     let rows = feed(photos, gate, terms, items, most, run).await?;
     let (rows, timelines): (Vec<_>, _) = rows.into_iter().unzip();
     let output = Output { name: PROBABILITIES, shape, values: Values::concat(rows) };
-    Ok(Scored { outputs: vec![output], timelines })
+    Ok(Scored { outputs: vec![output], timelines, charge })
 }
 
-/// The photos of a request, from the one input that it has.
-fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
+/// The photos of a request, from the one input that it has; they are charged for as long as any of them lives.
+fn items(inputs: Vec<Input>, charge: Charge) -> Result<(Vec<Item>, Arc<Charge>), Error> {
+    let charge = Arc::new(charge);
+    let items = read(inputs)?.into_iter().map(|item| item.held(&charge)).collect();
+    Ok((items, charge))
+}
+
+fn read(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
     let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
         Error::invalid(format!("expected one input, `{IMAGE}` or `{PIXELS}`; found {}", inputs.len()))
     })?;
@@ -121,6 +130,16 @@ fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
         other => {
             let other = short(other);
             Err(Error::invalid(format!("unknown input `{other}`; known: `{IMAGE}`, `{PIXELS}`")))
+        }
+    }
+}
+
+impl Item {
+    /// Files and pixels wait in queues, where the request that they came with cannot speak for them.
+    fn held(self, charge: &Arc<Charge>) -> Self {
+        match self {
+            Self::File(bytes) => Self::File(charge.hold_shared(bytes)),
+            other => other,
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{
     Error, Input, Kind, Output, Received, Scored,
     feed::feed,
-    infer::check_size,
+    infer::charge_answer,
     metadata::Tensor,
     request::{Picked, short},
     tensor::{Values, ranked},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     batch::{Seat, Terms},
     error::ScoreError,
-    faq::{Answerer, Model, Ranking},
+    faq::{Answerer, Model, Ranking, clean::MAX_TEXT_BYTES, corpus::Original},
     service::{Questions, Timeline},
 };
 
@@ -68,12 +68,18 @@ pub(super) async fn score(
     received: Received,
     most: usize,
 ) -> Result<Scored, Error> {
-    let Received { request, terms, .. } = received;
+    let Received { request, terms, charge, .. } = received;
     let picked = request.picked(&OUTPUTS, PROBABILITIES)?;
     let texts = texts(request.inputs)?;
     let count = texts.len();
     let top = matches_needed(&picked);
-    check_size(count, top.unwrap_or_else(|| questions.loaded().model().questions().len()))?;
+    let charge = {
+        let loaded = questions.loaded();
+        let originals = loaded.model().questions();
+        let labelled = picked.iter().any(|output| output.classes.is_some());
+        let width = top.unwrap_or(originals.len());
+        charge_answer(&charge, count, width, labelled, longest(&picked, originals))?
+    };
     let (terms, wanted) = (&terms, picked.as_slice());
     let run = move |text, seat| async move {
         let (ranking, timeline) = questions.ask(seat, text, top, terms).await?;
@@ -85,7 +91,15 @@ pub(super) async fn score(
         return Err(replaced());
     }
     let timelines = rows.iter().map(|row| row.timeline).collect();
-    Ok(Scored { outputs: outputs_of(&picked, rows), timelines })
+    Ok(Scored { outputs: outputs_of(&picked, rows), timelines, charge })
+}
+
+/// Most bytes of text in an element of the answer.
+fn longest(picked: &[Picked], originals: &[Original]) -> usize {
+    let text =
+        |original: &Original| original.text.len() + original.answer.as_ref().map_or(0, |text| text.len());
+    let has_text = picked.iter().any(|output| [MATCH, ANSWER].contains(&output.name));
+    has_text.then(|| originals.iter().map(text).max()).flatten().unwrap_or(0)
 }
 
 /// How many matches the outputs are made of; `None` for all.
@@ -109,9 +123,11 @@ fn texts(inputs: Vec<Input>) -> Result<Vec<String>, Error> {
     }
     let count = input.batch("BYTES", &[1])?;
     let elements = input.into_elements(count, |text| Ok(Bytes::from(text)))?;
+    // What is not looked at is not kept, and what is kept is no part of the body.
     let text = |bytes: Bytes| {
-        String::from_utf8(bytes.into())
-            .map_err(|_invalid| Error::invalid(format!("`{QUESTION}` is not UTF-8")))
+        let text = str::from_utf8(&bytes);
+        let text = text.map_err(|_invalid| Error::invalid(format!("`{QUESTION}` is not UTF-8")))?;
+        Ok(text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned())
     };
     elements.into_iter().map(text).collect()
 }

@@ -81,6 +81,11 @@ fn class_of(priority: Option<u64>, asked: Class) -> Class {
 }
 
 impl Request {
+    /// About as many bytes as it takes until it is scored, beside the body that it came in.
+    pub fn memory(&self) -> usize {
+        self.inputs.iter().map(|input| input.data.memory()).sum()
+    }
+
     /// The outputs to answer, in the order asked for, of those in `known`; only `ranked` can be had as classes.
     pub(super) fn picked(&self, known: &[&'static str], ranked: &str) -> Result<Vec<Picked>, Error> {
         if self.wanted.is_empty() {

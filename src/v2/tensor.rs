@@ -10,6 +10,9 @@ use super::{Error, Input, request::short};
 /// Most elements of a BYTES tensor, and so most photos or questions of a request; an answer's size grows with them.
 pub const MAX_ELEMENTS: usize = 4096;
 
+/// Bytes beside an element that is kept apart from the body it came in.
+const HELD: usize = 96;
+
 /// What a client sent for one tensor.
 #[derive(Debug)]
 pub enum Data {
@@ -88,6 +91,19 @@ impl Numbers {
 }
 
 impl Data {
+    /// About as many bytes as it takes while its elements are made, beside a body that it is part of.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Leaves(leaves) => {
+                let texts = leaves.texts.iter().map(|text| text.capacity() + size_of::<String>());
+                let size = if matches!(leaves.numbers, Numbers::Floats(_)) { 4 } else { 1 };
+                2 * (texts.sum::<usize>() + size * leaves.numbers.len())
+            }
+            Self::Elements(elements) => elements.len() * (size_of::<Bytes>() + HELD),
+            Self::Binary(_) => 0,
+        }
+    }
+
     /// About as many bytes as it takes time to look through.
     pub fn weight(&self) -> usize {
         match self {

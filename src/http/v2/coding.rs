@@ -16,6 +16,7 @@ use hyper::{
 };
 
 use super::super::reply::Failure;
+use crate::memory::{Buffer, Charge};
 
 /// What is understood, best first, as header values say it.
 pub(super) const KNOWN: &str = "gzip, deflate, zstd";
@@ -95,28 +96,62 @@ impl Coding {
         Self::ALL.iter().position(|coding| *coding == self).unwrap_or(Self::ALL.len())
     }
 
-    /// Undoes the coding of `body`, to at most `limit` bytes.
+    /// Bytes that doing it takes beside what goes in and comes out: at these levels windows are small.
+    pub(super) fn writing(self) -> usize {
+        match self {
+            Self::Gzip | Self::Deflate => 512 << 10,
+            Self::Zstd => 2 << 20,
+        }
+    }
+
+    /// Bytes that undoing it takes beside what goes in and comes out.
+    fn working(self) -> usize {
+        match self {
+            Self::Gzip | Self::Deflate => 64 << 10,
+            // The window, and the block that is being written behind it.
+            Self::Zstd => (1 << ZSTD_WINDOW_LOG) + (1 << 20),
+        }
+    }
+
+    /// Undoes the coding of `body`, to at most `limit` bytes, which are charged as they come, beside `charge`.
     ///
     /// # Errors
-    /// 413 as soon as there are more; 400 where the bytes are damaged or cut short.
-    pub(super) fn inflate(self, body: &[u8], limit: usize) -> Result<Bytes, Failure> {
-        let inflated = match self {
-            Self::Gzip => read_up_to(Gunzip::new(body), limit),
-            Self::Deflate => read_up_to(Inflate::new(body), limit),
-            Self::Zstd => zstd::Decoder::with_buffer(body).and_then(|mut decoder| {
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                read_up_to(decoder, limit)
-            }),
-        };
-        let name = self.name();
-        let inflated =
-            inflated.map_err(|error| Failure::invalid(format!("the body is not sound {name}: {error}")))?;
-        if inflated.len() > limit {
-            let message =
-                format!("the {name} body holds more than the limit of {limit} bytes (--max-body-mib)");
-            return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+    /// 413 as soon as there are more; 400 where the bytes are damaged or cut short; 429 where there is no memory.
+    pub(super) fn inflate(self, body: Bytes, limit: usize, charge: &Charge) -> Result<Bytes, Failure> {
+        let mut working = charge.another();
+        working.add(self.working())?;
+        let buffer = Buffer::new(charge.another(), limit);
+        match self {
+            Self::Gzip => self.read_up_to(Gunzip::new(&body[..]), limit, buffer),
+            Self::Deflate => self.read_up_to(Inflate::new(&body[..]), limit, buffer),
+            Self::Zstd => {
+                let mut decoder =
+                    zstd::Decoder::with_buffer(&body[..]).map_err(|error| self.unsound(&error))?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|error| self.unsound(&error))?;
+                self.read_up_to(decoder, limit, buffer)
+            }
         }
-        Ok(inflated.into())
+    }
+
+    fn read_up_to(self, mut source: impl Read, limit: usize, mut buffer: Buffer) -> Result<Bytes, Failure> {
+        let mut chunk = [0; 16 << 10];
+        loop {
+            let read = source.read(&mut chunk).map_err(|error| self.unsound(&error))?;
+            if read == 0 {
+                return Ok(buffer.into_bytes());
+            }
+            if read > limit - buffer.len() {
+                let name = self.name();
+                let message =
+                    format!("the {name} body holds more than the limit of {limit} bytes (--max-body-mib)");
+                return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+            }
+            buffer.push(&chunk[..read])?;
+        }
+    }
+
+    fn unsound(self, error: &io::Error) -> Failure {
+        Failure::invalid(format!("the body is not sound {}: {error}", self.name()))
     }
 
     /// `body` in this coding.
@@ -130,13 +165,6 @@ impl Coding {
         }
         Ok(out)
     }
-}
-
-/// One more byte than `limit` tells that there is more.
-fn read_up_to(source: impl Read, limit: usize) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    source.take(limit as u64 + 1).read_to_end(&mut out)?;
-    Ok(out)
 }
 
 /// One item of `Accept-Encoding`: its name and its quality, 1 where it has none.
@@ -154,6 +182,14 @@ mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
+    use crate::{batch::Client, memory::Budget, metrics::Metrics};
+
+    fn inflate(coding: Coding, body: &[u8], limit: usize) -> Result<Bytes, Failure> {
+        let budget = Budget::new(64 << 20, Metrics::new().memory());
+        let inflated = coding.inflate(Bytes::copy_from_slice(body), limit, &budget.open(Client::ANONYMOUS));
+        assert_eq!(budget.held(), inflated.as_ref().map_or(0, Bytes::len), "only what is kept is charged");
+        inflated
+    }
 
     fn accepted(value: &'static str) -> Option<Coding> {
         Coding::accepted(&HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]))
@@ -165,12 +201,12 @@ mod tests {
         for coding in Coding::ALL {
             let small = coding.deflate(&body).unwrap();
             assert!(small.len() < body.len() / 10, "{coding:?}: {}", small.len());
-            assert_eq!(coding.inflate(&small, body.len()).unwrap(), body, "{coding:?}");
-            let over = coding.inflate(&small, body.len() - 1).unwrap_err();
+            assert_eq!(inflate(coding, &small, body.len()).unwrap(), body, "{coding:?}");
+            let over = inflate(coding, &small, body.len() - 1).unwrap_err();
             assert_eq!(over.status, StatusCode::PAYLOAD_TOO_LARGE, "{coding:?}");
-            let cut = coding.inflate(&small[..small.len() - 5], body.len()).unwrap_err();
+            let cut = inflate(coding, &small[..small.len() - 5], body.len()).unwrap_err();
             assert_eq!(cut.status, StatusCode::BAD_REQUEST, "{coding:?}");
-            let alien = coding.inflate(b"{\"inputs\": []}", 100).unwrap_err();
+            let alien = inflate(coding, b"{\"inputs\": []}", 100).unwrap_err();
             assert_eq!(alien.status, StatusCode::BAD_REQUEST, "{coding:?}");
         }
     }
@@ -182,7 +218,7 @@ mod tests {
         io::copy(&mut io::repeat(7).take(200 << 20), &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
         assert!(bomb.len() < 1 << 20);
-        assert_eq!(Coding::Zstd.inflate(&bomb, 1 << 20).unwrap_err().status, StatusCode::BAD_REQUEST);
+        assert_eq!(inflate(Coding::Zstd, &bomb, 1 << 20).unwrap_err().status, StatusCode::BAD_REQUEST);
     }
 
     #[test]

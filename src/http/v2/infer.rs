@@ -13,6 +13,7 @@ use super::{
     super::{
         Context,
         body::Body,
+        json,
         reply::{self, Failure, Reply},
         routes::Ask,
         timing,
@@ -20,14 +21,21 @@ use super::{
     coding::Coding,
     wire::{self, Asked, Form},
 };
-use crate::v2::{
-    Model, Output, Received,
-    infer::off_runtime,
-    statistics::{Measured, Reason},
+use crate::{
+    memory::Charge,
+    v2::{
+        Model, Output, Received,
+        infer::off_runtime,
+        statistics::{Measured, Reason},
+    },
 };
 
 /// The length of the JSON before binary tensors.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Bytes that a byte of JSON takes at most once it is parsed: numbers of two characters become floats of four bytes, in a
+/// buffer that doubles.
+const PARSED: usize = 4;
 
 /// Answers below this many bytes are not worth compressing.
 const WORTH_COMPRESSING: usize = 1 << 10;
@@ -89,32 +97,33 @@ async fn run(
     context: &Context,
 ) -> Result<(Reply, Measured), Failure> {
     let framing = Framing::of(&ask.head.headers)?;
-    let gate = model.admit(&ask.terms)?;
-    let (received, form) = receive(&framing, model.raw_input(), ask, body, context).await?;
+    let admit = || model.admit(&ask.terms).map_err(Failure::from);
+    let (bytes, gate) = body.read_seated(admit()?, admit, ask, context).await?;
+    let (received, form) = receive(bytes, &framing, model.raw_input(), ask, context).await?;
     let parsing = received.parsing;
     let scored = gate.score(received, context.limits.max_images).await?;
     let started = Instant::now();
-    let reply = write(model.name(), form, scored.outputs, framing.accepted).await?;
+    let reply = write(model.name(), form, scored.outputs, framing.accepted, scored.charge).await?;
     let measured = Measured { parsing, writing: started.elapsed(), timelines: scored.timelines };
     Ok((reply, measured))
 }
 
-/// Reads the body; a raw one becomes the tensor `raw`.
+/// Reads the request; a raw body becomes the tensor `raw`.
 async fn receive(
+    bytes: Bytes,
     framing: &Framing,
     raw: &'static str,
     ask: &Ask,
-    body: &mut Body,
     context: &Context,
 ) -> Result<(Received, Form), Failure> {
-    let bytes = body.read(&context.limits).await?;
     let started = Instant::now();
     let (coding, json, limit) = (framing.coding, framing.json, context.limits.max_body);
     let length = if coding.is_some() { usize::MAX } else { json.unwrap_or(bytes.len()) };
-    let asked = off_runtime(length, move || parse(bytes, coding, json, limit, raw)).await?;
-    let Asked { request, form } = asked;
+    let charge = context.budget.open(ask.terms.client);
+    let parsed = off_runtime(length, move || parse(bytes, coding, json, limit, raw, charge)).await?;
+    let (Asked { request, form }, charge) = parsed;
     let terms = request.parameters.change(&ask.terms, ask.arrived);
-    Ok((Received { request, terms, parsing: started.elapsed() }, form))
+    Ok((Received { request, terms, parsing: started.elapsed(), charge }, form))
 }
 
 fn parse(
@@ -123,15 +132,21 @@ fn parse(
     json: Option<usize>,
     limit: usize,
     raw: &str,
-) -> Result<Asked, Failure> {
+    mut charge: Charge,
+) -> Result<(Asked, Charge), Failure> {
     let body = match coding {
-        Some(coding) => coding.inflate(&body, limit)?,
+        Some(coding) => coding.inflate(body, limit, &charge)?,
         None => body,
     };
-    match json {
-        Some(0) => Ok(Asked::raw(raw, body)),
-        json => Asked::read(&body, json),
+    if json == Some(0) {
+        return Ok((Asked::raw(raw, body), charge));
     }
+    let length = json.unwrap_or(body.len()).min(body.len());
+    let _working = json::working(&body[..length], &charge)?;
+    charge.add(PARSED * length)?;
+    let asked = Asked::read(&body, json)?;
+    charge.shrink_to(asked.request.memory());
+    Ok((asked, charge))
 }
 
 async fn write(
@@ -139,8 +154,12 @@ async fn write(
     form: Form,
     outputs: Vec<Output>,
     accepted: Option<Coding>,
+    mut charge: Charge,
 ) -> Result<Reply, Failure> {
-    let size = outputs.iter().map(|output| output.values.binary_size()).sum();
+    let size: usize = outputs.iter().map(|output| output.values.binary_size()).sum();
+    if size > WORTH_COMPRESSING / 8 {
+        charge.add(accepted.map_or(0, Coding::writing))?;
+    }
     let model = model.to_owned();
     let render = move || {
         let rendered = wire::render(&model, &form, &outputs);
@@ -158,6 +177,7 @@ async fn write(
             format!("the answer was not compressed: {error}"),
         )
     })?;
+    drop(charge);
     let media_type = if json.is_some() { "application/octet-stream" } else { "application/json" };
     let mut reply = reply::with_type(StatusCode::OK, media_type, body.into());
     if let Some(json) = json {

@@ -191,7 +191,7 @@ pub(super) async fn answer(
         Endpoint::Config => ok(metadata::config(&model()?)),
         Endpoint::Statistics => statistics(&[model()?]),
         Endpoint::Infer => infer::answer(&model()?, ask, body, context).await,
-        Endpoint::Index => repository::index(body, context).await,
+        Endpoint::Index => repository::index(ask, body, context).await,
         Endpoint::Load => repository::load(target, context).await,
         Endpoint::Unload => repository::unload(target, context).await,
     }

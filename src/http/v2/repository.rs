@@ -9,6 +9,7 @@ use super::{
         Context,
         body::Body,
         reply::{self, Failure, Reply},
+        routes::Ask,
     },
     Target,
 };
@@ -22,8 +23,8 @@ struct Asked {
 }
 
 /// `POST /v2/repository/index`, with `{"ready": bool}` or nothing.
-pub(super) async fn index(body: &mut Body, context: &Context) -> Result<Reply, Failure> {
-    let bytes = body.read(&context.limits).await?;
+pub(super) async fn index(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
+    let bytes = body.read(ask, context).await?;
     let asked: Asked = if bytes.is_empty() {
         Asked::default()
     } else {

@@ -3,8 +3,13 @@
 //! Pure: a body in, an [`Asked`] out; outputs in, a body out. What inputs mean to a model is not known here; the values of
 //! tensors are [`super::tensor`]'s.
 
+use std::{fmt, marker::PhantomData};
+
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 
 use super::{
     super::reply::Failure,
@@ -54,15 +59,46 @@ struct WireRequest {
     id: Option<String>,
     #[serde(default)]
     parameters: Parameters,
-    inputs: Vec<WireInput>,
-    outputs: Option<Vec<WireWanted>>,
+    inputs: Few<WireInput, 16>,
+    #[serde(default)]
+    outputs: Option<Few<WireWanted, 64>>,
+}
+
+/// A list of at most `MOST`: a tensor or a dimension takes many times the bytes that it is written in.
+struct Few<T, const MOST: usize>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FewVisitor(PhantomData))
+    }
+}
+
+struct FewVisitor<T, const MOST: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewVisitor<T, MOST> {
+    type Value = Few<T, MOST>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an array of at most {MOST}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Few<T, MOST>, A::Error> {
+        let mut few = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if few.len() == MOST {
+                return Err(A::Error::invalid_length(MOST + 1, &self));
+            }
+            few.push(item);
+        }
+        Ok(Few(few))
+    }
 }
 
 #[derive(Deserialize)]
 struct WireInput {
     name: String,
     datatype: String,
-    shape: Vec<u64>,
+    shape: Few<u64, 16>,
     data: Option<Flat>,
     #[serde(default)]
     parameters: InputParameters,
@@ -107,7 +143,7 @@ impl Asked {
             ))
         })?;
         let mut rest = body.slice(json..);
-        let inputs = request.inputs.into_iter().map(|input| input.with_bytes(&mut rest));
+        let inputs = request.inputs.0.into_iter().map(|input| input.with_bytes(&mut rest));
         let inputs = inputs.collect::<Result<_, _>>()?;
         if !rest.is_empty() {
             return Err(Failure::invalid(format!("{} bytes follow the last binary tensor", rest.len())));
@@ -115,7 +151,7 @@ impl Asked {
         let Parameters { timeout, priority, binary_data_output } = request.parameters;
         let mut form = Form { id: request.id, binary: binary_data_output, said: Vec::new() };
         let mut wanted = Vec::new();
-        for WireWanted { name, parameters } in request.outputs.unwrap_or_default() {
+        for WireWanted { name, parameters } in request.outputs.map_or_else(Vec::new, |outputs| outputs.0) {
             refuse_shared_memory(parameters.shared_memory_region.is_some(), &name)?;
             form.said.extend(parameters.binary_data.map(|binary| (name.clone(), binary)));
             wanted.push(v2::Wanted { name, classification: parameters.classification });
@@ -161,7 +197,7 @@ impl WireInput {
                 return Err(Failure::invalid(message));
             }
         };
-        Ok(Input { name, datatype, shape, data })
+        Ok(Input { name, datatype, shape: shape.0, data })
     }
 }
 
@@ -263,6 +299,10 @@ mod tests {
         ] {
             assert_eq!(read(&json, tail).unwrap_err().status, 400, "{json}");
         }
+        let many = |count: usize| vec![1; count];
+        let shaped = |shape: Vec<u64>| json!({"inputs": [{"name": "a", "shape": shape, "datatype": "BYTES", "data": []}]});
+        assert!(read(&shaped(many(16)), b"").is_ok());
+        assert!(read(&shaped(many(17)), b"").unwrap_err().message.contains("at most 16"));
         assert!(Asked::read(&Bytes::from_static(b"{}"), Some(3)).unwrap_err().message.contains("3"));
         assert!(Asked::read(&Bytes::from_static(b"{}"), Some(usize::MAX)).is_err());
     }

@@ -43,6 +43,8 @@ pub(super) struct Layout<'a> {
     pub(super) width: u16,
     /// Rows, unchecked.
     pub(super) height: u16,
+    /// Bytes of coefficients that are kept until the last scan, if there are several; each is a 16-bit number.
+    pub(super) coefficients: u64,
     /// EXIF data without its signature.
     pub(super) exif: Option<&'a [u8]>,
     /// The file; up to its end marker if the picture takes several scans.
@@ -74,10 +76,13 @@ impl<'a> Layout<'a> {
                 }
             }
         };
-        let Frame { width, height, unscanned, .. } = frame.ok_or(LayoutError::NoFrame)?;
-        match unscanned.first() {
+        let frame = frame.ok_or(LayoutError::NoFrame)?;
+        match frame.unscanned.first() {
             Some(&id) => Err(LayoutError::NoScan { id }),
-            None => Ok(Self { width, height, exif, picture }),
+            None => {
+                let (width, height, coefficients) = (frame.width, frame.height, frame.coefficients());
+                Ok(Self { width, height, coefficients, exif, picture })
+            }
         }
     }
 }
@@ -87,6 +92,10 @@ struct Frame {
     height: u16,
     progressive: bool,
     components: u8,
+    /// Horizontal and vertical sampling factors of each component.
+    factors: Vec<(u8, u8)>,
+    /// Whether one scan has everything, so that nothing is kept until the next.
+    at_once: bool,
     /// Identifiers of components that no scan has had yet.
     unscanned: Vec<u8>,
     scans: usize,
@@ -102,13 +111,16 @@ impl Frame {
         if !matches!((marker, precision, components), (SOF0 | SOF1 | SOF2, 8, 1 | 3 | 4)) {
             return Err(LayoutError::Unsupported { frame: marker, components, precision });
         }
-        let identifiers = specifications.as_chunks::<3>().0.iter().map(|&[id, ..]| id);
+        let specifications = &specifications.as_chunks::<3>().0;
+        let specifications = &specifications[..specifications.len().min(components.into())];
         Ok(Self {
             width: u16::from_be_bytes([w1, w0]),
             height: u16::from_be_bytes([h1, h0]),
             progressive: marker == SOF2,
             components,
-            unscanned: identifiers.take(components.into()).collect(),
+            factors: specifications.iter().map(|&[_, factors, _]| (factors >> 4, factors & 0xf)).collect(),
+            at_once: false,
+            unscanned: specifications.iter().map(|&[id, ..]| id).collect(),
             scans: 0,
         })
     }
@@ -123,7 +135,23 @@ impl Frame {
         let scanned = &specifications.as_chunks::<2>().0;
         let scanned = &scanned[..scanned.len().min(components.into())];
         self.unscanned.retain(|id| !scanned.iter().any(|[scanned, _]| scanned == id));
+        self.at_once = self.scans == 1 && !self.progressive && components >= self.components;
         Ok(!self.progressive && components >= self.components)
+    }
+
+    /// Of every component, blocks of 64 of its part of the picture's samples, rounded up to whole units of the scan.
+    fn coefficients(&self) -> u64 {
+        if self.at_once {
+            return 0;
+        }
+        let most = |factor: fn(&(u8, u8)) -> u8| {
+            u64::from(self.factors.iter().map(factor).max().unwrap_or(1).max(1))
+        };
+        let (columns, rows) = (most(|factors| factors.0), most(|factors| factors.1));
+        let units = u64::from(self.width).div_ceil(8 * columns) * u64::from(self.height).div_ceil(8 * rows);
+        let blocks =
+            self.factors.iter().map(|(column, row)| u64::from(*column) * u64::from(*row)).sum::<u64>();
+        units * blocks * 64 * size_of::<i16>() as u64
     }
 }
 
@@ -189,7 +217,7 @@ mod tests {
     fn one_scan_of_all_components_needs_no_end() {
         let exif = [segment(APP1, b"http://"), segment(APP1, b"Exif\0\0one"), segment(APP1, b"Exif\0\0two")];
         let file = jpeg(&[exif.concat(), frame(SOF0, 3), scan(&[1, 2, 3])]);
-        let expected = Layout { width: 3, height: 2, exif: Some(b"one"), picture: &file };
+        let expected = Layout { width: 3, height: 2, coefficients: 0, exif: Some(b"one"), picture: &file };
         assert_eq!(Layout::of(&file), Ok(expected));
     }
 
@@ -200,7 +228,12 @@ mod tests {
             assert_eq!(Layout::of(&file), Err(LayoutError::CutShort));
             let whole = [&file[..], &END].concat();
             let trailed = [&whole[..], b"trailing"].concat();
-            assert_eq!(Layout::of(&trailed).unwrap().picture, whole);
+            let layout = Layout::of(&trailed).unwrap();
+            assert_eq!(
+                (layout.picture, layout.coefficients),
+                (&whole[..], 3 * 64 * 2),
+                "a block of each component"
+            );
         }
     }
 

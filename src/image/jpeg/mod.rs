@@ -14,19 +14,46 @@ use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress};
 
 use self::layout::{Layout, LayoutError};
-use super::{CHANNELS, DecodeError, DecodeOptions, Format, Rgb8};
+use self::strict::DecoderError;
+use super::{
+    CHANNELS, DecodeError, DecodeOptions, Format, Rgb8,
+    working::{Working, zeros},
+};
 
 /// End of image, for files that lack it.
 const END_MARKER: &[u8] = &[0xff, layout::EOI];
+
+/// Memory of libjpeg for the rows it is at: of each component a few rows of blocks, as samples and with their surroundings.
+const BYTES_PER_COLUMN: u64 = 256;
+
+/// And for its tables, its input, and the code that runs.
+const DECODER_BYTES: u64 = 4 << 20;
 
 /// Decodes `bytes`; the orientation is reported, not applied.
 pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<(Rgb8, Orientation), DecodeError> {
     let layout = Layout::of(bytes).map_err(refusal)?;
     let (width, height) = (u32::from(layout.width), u32::from(layout.height));
     options.check(Format::Jpeg, width, height)?;
-    let pixels = strict::contain(|| pixels(&layout)).map_err(|e| DecodeError::corrupt(Format::Jpeg, e))?;
-    let orientation = layout.exif.and_then(Orientation::from_exif_chunk);
-    Ok((Rgb8 { width, height, pixels }, orientation.unwrap_or(Orientation::NoTransforms)))
+    let orientation = layout.exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    let count = u64::from(width) * u64::from(height);
+    let working = Working {
+        pixels: count,
+        side: u64::from(width.max(height)),
+        samples: count * CHANNELS as u64,
+        decoder: layout.coefficients + u64::from(width) * BYTES_PER_COLUMN + DECODER_BYTES,
+        spread: false,
+        turned: options.apply_orientation && orientation != Orientation::NoTransforms,
+    };
+    working.check(Format::Jpeg, options)?;
+    let pixels = strict::contain(|| pixels(&layout)).map_err(failure)?;
+    Ok((Rgb8 { width, height, pixels }, orientation))
+}
+
+fn failure(error: DecoderError) -> DecodeError {
+    match error {
+        DecoderError::Binding(error) if error.kind() == io::ErrorKind::OutOfMemory => DecodeError::NoMemory,
+        error => DecodeError::corrupt(Format::Jpeg, error),
+    }
 }
 
 fn refusal(error: LayoutError) -> DecodeError {
@@ -57,7 +84,7 @@ fn pixels(layout: &Layout<'_>) -> io::Result<Vec<u8>> {
 
 fn from_rgb<R>(mut decoder: DecompressStarted<R>) -> io::Result<Vec<u8>> {
     let row = decoder.width() * CHANNELS;
-    let mut pixels = vec![0; row * decoder.height()];
+    let mut pixels = zeros(row * decoder.height()).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut turns = Turns::new();
     for row in pixels.chunks_exact_mut(row) {
         decoder.read_scanlines_into(row)?;
@@ -68,7 +95,9 @@ fn from_rgb<R>(mut decoder: DecompressStarted<R>) -> io::Result<Vec<u8>> {
 
 fn from_cmyk<R>(mut decoder: DecompressStarted<R>) -> io::Result<Vec<u8>> {
     const INKS: usize = 4;
-    let mut pixels = Vec::with_capacity(decoder.width() * decoder.height() * CHANNELS);
+    let mut pixels = Vec::new();
+    let length = decoder.width() * decoder.height() * CHANNELS;
+    pixels.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut row = vec![0; decoder.width() * INKS];
     let mut turns = Turns::new();
     for _ in 0..decoder.height() {
