@@ -8,7 +8,7 @@ use std::{
 };
 
 use convoy::{
-    batch::{CostTable, Executor, Queue, Results, Terms, Ticket, scheduler},
+    batch::{self, CostTable, Executor, Queue, Results, Terms, Ticket},
     metrics::Metrics,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -74,7 +74,7 @@ fn million(queue: &Queue<Null>, metrics: &Metrics) {
 
 fn overhead(criterion: &mut Criterion) {
     let metrics = Metrics::new();
-    let (queue, workers) = scheduler::start(
+    let (queue, workers) = batch::start(
         "null",
         vec![Null],
         IN_FLIGHT as usize,

@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    batch::{CostTable, scheduler},
-    config::{ClassifierConfig, Config, FaqConfig, HttpConfig, PhotosConfig},
+    batch::{Before, CostTable, Pool},
+    config::{ClassifierConfig, Config, FaqConfig, HealthConfig, HttpConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
     grpc::Grpc,
     http::Http,
@@ -46,6 +46,11 @@ const COST_BUDGET: Duration = Duration::from_secs(2);
 /// Threads for reading and writing large bodies: each computes, so that many more than there are cores would only take memory
 /// for stacks; a model that is being loaded takes one as well.
 const BLOCKING_THREADS: usize = 64;
+/// How often the server looks at itself, to log what has changed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long worker threads may take to end after the last request was answered.
+const WORKERS_END: Duration = Duration::from_secs(2);
 
 /// The threads that serve connections, one a core.
 ///
@@ -106,9 +111,22 @@ impl From<TcpListener> for Listeners {
     }
 }
 
+/// What stands before each execution of the pools, of every model that is ever loaded. A server has nothing there; tests put
+/// their faults in.
+#[derive(Clone, Default)]
+pub struct Rig {
+    /// Before a photo is decoded.
+    pub decode: Option<Before<Decoder>>,
+    /// Before photos are classified.
+    pub classify: Option<Before<Classifier>>,
+    /// Before questions are matched.
+    pub faq: Option<Before<Answerer>>,
+}
+
 /// A loaded and warmed server without a port.
 pub struct App {
     context: Context,
+    dropped_log_lines: Box<dyn Fn() -> u64 + Send>,
     tls: Option<Tls>,
     reloads: Reloads,
     reload_interval: Duration,
@@ -121,23 +139,32 @@ impl App {
     /// # Errors
     /// Whatever cannot be loaded, with the file named.
     pub fn build(config: &Config) -> anyhow::Result<Self> {
+        Self::build_with(config, &Rig::default())
+    }
+
+    /// The same with `rig` around the executors.
+    ///
+    /// # Errors
+    /// Whatever cannot be loaded, with the file named.
+    pub fn build_with(config: &Config, rig: &Rig) -> anyhow::Result<Self> {
+        let health = config.health;
         let metrics = Arc::new(Metrics::new());
         let before = memory::process::resident().map_or(0, |(now, _)| now);
         let tracer = Tracer::start(&config.trace, metrics.traces()).context("no thread to send traces")?;
         let Ingress { gate, tls, reloads } = Ingress::open(config, &metrics)?;
         let photos = config.photos.clone().map(|config| {
-            let metrics = metrics.clone();
-            Slot::open(Box::new(move |present| build_photos(&config, &metrics, present))).map(Arc::new)
+            let surroundings = Surroundings { metrics: metrics.clone(), health, rig: rig.clone() };
+            Slot::open(Box::new(move |present| build_photos(&config, &surroundings, present))).map(Arc::new)
         });
         let with_photos = memory::process::resident().map_or(0, |(now, _)| now);
         let questions = config.faq.clone().map(|config| {
-            let metrics = metrics.clone();
-            Slot::open(Box::new(move |present| build_faq(&config, &metrics, present))).map(Arc::new)
+            let surroundings = Surroundings { metrics: metrics.clone(), health, rig: rig.clone() };
+            Slot::open(Box::new(move |present| build_faq(&config, &surroundings, present))).map(Arc::new)
         });
         let (photos, questions) = (photos.transpose()?, questions.transpose()?);
         describe(&metrics, photos.as_deref(), questions.as_deref());
         let pools = photos.iter().map(|slot| slot.pools()).chain(questions.iter().map(|slot| slot.pools()));
-        let readiness = Readiness::new(pools.collect());
+        let readiness = Readiness::new(pools.collect(), health.dead_after);
         let bound = bound(config, (before, with_photos), photos.as_deref(), questions.as_deref());
         tell(&bound, &metrics);
         let budget = Budget::new(config.memory.bodies, metrics.memory());
@@ -155,11 +182,18 @@ impl App {
         };
         Ok(Self {
             context,
+            dropped_log_lines: Box::new(|| 0),
             tls,
             reloads,
             reload_interval: config.ingress.reload_interval,
             cors_origins: config.ingress.cors_origins.clone(),
         })
+    }
+
+    /// Counts log lines that were lost, as `dropped` tells of them.
+    #[must_use]
+    pub fn counting_lost_log_lines(self, dropped: impl Fn() -> u64 + Send + 'static) -> Self {
+        Self { dropped_log_lines: Box::new(dropped), ..self }
     }
 
     /// Where the FAQ is served, if it is; to reload its model.
@@ -178,9 +212,9 @@ impl App {
         listeners: impl Into<Listeners>,
         shutdown: impl Future<Output = Shutdown>,
     ) -> Ended {
-        let (metrics, tracer) = (self.context.metrics.clone(), self.context.tracer.clone());
-        let services = &self.context.services;
-        let (photos, questions) = (services.photos.clone(), services.questions.clone());
+        let context = Arc::new(self.context);
+        let (metrics, tracer) = (context.metrics.clone(), context.tracer.clone());
+        let (photos, questions) = (context.services.photos.clone(), context.services.questions.clone());
         let upkeep = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(UPKEEP);
             loop {
@@ -188,22 +222,37 @@ impl App {
                 metrics.upkeep();
             }
         });
+        let look = tokio::spawn(look(context.clone(), self.dropped_log_lines));
         let watch = tokio::spawn(self.reloads.watch(self.reload_interval));
-        let context = Arc::new(self.context);
         let ports = ports(listeners.into(), &context, self.tls.as_ref(), self.cors_origins);
         let ended = server::serve(ports, context, shutdown).await;
-        upkeep.abort();
-        watch.abort();
+        [upkeep, look, watch].iter().for_each(tokio::task::JoinHandle::abort);
         tracer.flush().await;
         if ended == Ended::Drained {
             if let Some(slot) = photos {
-                slot.close().await;
+                slot.close(WORKERS_END).await;
             }
             if let Some(slot) = questions {
-                slot.close().await;
+                slot.close(WORKERS_END).await;
             }
         }
         ended
+    }
+}
+
+/// Logs it when the server stops wanting traffic for another reason than that it was told to stop, and when it wants it
+/// again; keeps count of lost log lines.
+async fn look(context: Arc<Context>, dropped: Box<dyn Fn() -> u64 + Send>) {
+    let (mut ticks, mut sound) = (tokio::time::interval(LOOK), true);
+    while !context.services.readiness.draining() {
+        ticks.tick().await;
+        context.metrics.log_lines_dropped.absolute(dropped());
+        match context.services.readiness.check() {
+            Err(reason) if sound => tracing::error!(reason, "not ready"),
+            Ok(()) if !sound => tracing::info!("ready again"),
+            _ => continue,
+        }
+        sound = !sound;
     }
 }
 
@@ -259,10 +308,17 @@ impl OpenClassifier {
     }
 }
 
+/// What every model is put into, however often it is loaded.
+struct Surroundings {
+    metrics: Arc<Metrics>,
+    health: HealthConfig,
+    rig: Rig,
+}
+
 /// Loads a classifier; one like that which serves now is taken to cost as much.
 fn build_photos(
     config: &PhotosConfig,
-    metrics: &Metrics,
+    Surroundings { metrics, health, rig }: &Surroundings,
     present: Option<&Arc<Photos>>,
 ) -> anyhow::Result<Fresh<Photos>> {
     let started = Instant::now();
@@ -296,16 +352,25 @@ fn build_photos(
             .context("a batch failed while its cost was measured")?,
     };
     tracing::info!(queue = "classify", "a batch takes {}", describe_costs(&costs));
-    let (classifier, engine) =
-        scheduler::start("classify", vec![classifier], config.queue, costs, metrics.queue("classify"))?;
-    let decoders = (0..config.decode_threads).map(|_| Decoder::new(chosen.decode, INPUT_SIZE)).collect();
-    let (decoder, decode_pool) = scheduler::start(
-        "decode",
-        decoders,
-        config.queue,
-        CostTable::unmeasured(1),
-        metrics.queue("decode"),
-    )?;
+    let engine = Pool {
+        name: "classify",
+        executors: vec![classifier],
+        capacity: config.queue,
+        costs,
+        metrics: metrics.queue("classify"),
+        stuck_after: health.stuck_after,
+        before: rig.classify.clone(),
+    };
+    let decoders = Pool {
+        name: "decode",
+        executors: (0..config.decode_threads).map(|_| Decoder::new(chosen.decode, INPUT_SIZE)).collect(),
+        capacity: config.queue,
+        costs: CostTable::unmeasured(1),
+        metrics: metrics.queue("decode"),
+        stuck_after: health.stuck_after,
+        before: rig.decode.clone(),
+    };
+    let ((classifier, engine), (decoder, decode_pool)) = (engine.start()?, decoders.start()?);
     let photos = Photos {
         decoder,
         classifier,
@@ -323,7 +388,7 @@ fn build_photos(
 /// Loads the FAQ; where it is served already, its workers go on with the new model.
 fn build_faq(
     config: &FaqConfig,
-    metrics: &Metrics,
+    Surroundings { metrics, health, rig }: &Surroundings,
     present: Option<&Arc<Questions>>,
 ) -> anyhow::Result<Fresh<Questions>> {
     if let Some(present) = present {
@@ -345,7 +410,16 @@ fn build_faq(
     };
     let Ok(costs) = CostTable::measure(&mut answerers[0], sample, COST_BUDGET);
     tracing::info!(queue = "faq", "a batch takes {}", describe_costs(&costs));
-    let (queue, pool) = scheduler::start("faq", answerers, config.queue, costs, metrics.queue("faq"))?;
+    let pool = Pool {
+        name: "faq",
+        executors: answerers,
+        capacity: config.queue,
+        costs,
+        metrics: metrics.queue("faq"),
+        stuck_after: health.stuck_after,
+        before: rig.faq.clone(),
+    };
+    let (queue, pool) = pool.start()?;
     Ok(Fresh { served: Arc::new(Questions::new(queue, live)), workers: vec![pool] })
 }
 

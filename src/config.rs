@@ -6,6 +6,7 @@
 
 mod connections;
 mod fetch;
+mod health;
 mod ingress;
 mod memory;
 mod trace;
@@ -17,6 +18,7 @@ use kernels::Transform;
 
 pub use connections::{ConnectionArgs, ConnectionsConfig};
 pub use fetch::FetchArgs;
+pub use health::{HealthArgs, HealthConfig};
 pub use ingress::{IngressArgs, IngressConfig, JwksSource, OidcConfig, TlsConfig};
 pub use memory::{MemoryArgs, MemoryConfig};
 pub use trace::{CollectorConfig, TraceArgs, TraceConfig};
@@ -141,6 +143,9 @@ pub struct ServeArgs {
     #[arg(long, env = "CONVOY_GRACE_MS", default_value_t = 25_000)]
     pub grace_ms: u64,
 
+    /// When a server that does not get on says so.
+    #[command(flatten)]
+    pub health: HealthArgs,
     /// Whether and where requests' traces are sent.
     #[command(flatten)]
     pub trace: TraceArgs,
@@ -213,6 +218,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// How clients are told apart.
     pub clients: ClientsConfig,
+    /// When a server that does not get on says so.
+    pub health: HealthConfig,
     /// What becomes of traces.
     pub trace: TraceConfig,
     /// Who may ask and how.
@@ -344,11 +351,12 @@ impl ServeArgs {
         let http = self.http(&mut checks);
         let memory = self.memory.check(self.max_body_mib, &mut checks);
         let clients = self.clients(&mut checks);
+        let health = self.health.check(&mut checks);
         let trace = self.trace.check(&mut checks);
         let ingress = self.ingress.check(&mut checks);
         if checks.problems.is_empty() {
             let Self { bind, grpc_bind, .. } = self;
-            Ok(Config { bind, grpc_bind, photos, faq, http, memory, clients, trace, ingress })
+            Ok(Config { bind, grpc_bind, photos, faq, http, memory, clients, health, trace, ingress })
         } else {
             Err(ConfigError { problems: checks.problems })
         }

@@ -39,7 +39,7 @@ pub enum ScoreError {
     #[error("the server failed unexpectedly on this request; its log has the details")]
     Broken,
     /// The executor's threads are gone.
-    #[error("the server is stopping")]
+    #[error("the server is stopping, or has lost the threads that do this work; another one may answer")]
     Stopped,
 }
 

@@ -57,6 +57,8 @@ pub const DRAIN_SECONDS: &str = "convoy_predicted_drain_seconds";
 pub const BUSY: &str = "convoy_busy_fraction";
 /// Seconds that the batch that has run longest has been in its executor, 0 when none runs, by `queue`.
 pub const BATCH_AGE: &str = "convoy_batch_age_seconds";
+/// Executors whose batch has run for far longer than it should, by `queue`.
+pub const STUCK: &str = "convoy_stuck_executors";
 /// Seconds one batch is expected to take, by `queue` and `size`.
 pub const COST_SECONDS: &str = "convoy_batch_cost_seconds";
 /// Seconds from a request's head to the end of its body, by `route`.
@@ -76,6 +78,8 @@ pub const BATCH_SIZE: &str = "convoy_batch_size";
 
 /// Requests whose spans were recorded, by `outcome`.
 pub const TRACES: &str = "convoy_traces_total";
+/// Log lines that were dropped because standard error was not read in time.
+pub const LOG_LINES_DROPPED: &str = "convoy_log_lines_dropped_total";
 /// Bytes of memory that the process's control group may have, 0 where there is no limit.
 pub const MEMORY_LIMIT: &str = "convoy_memory_limit_bytes";
 
@@ -116,6 +120,8 @@ pub struct Metrics {
     pub ready: Gauge,
     /// Photos that shared another's execution.
     pub shared_photos: Counter,
+    /// Log lines that nobody will read.
+    pub log_lines_dropped: Counter,
 }
 
 /// Handles of one route or method and one status.
@@ -165,6 +171,8 @@ pub struct QueueMetrics {
     pub drain: Gauge,
     /// Seconds that the oldest running batch has run.
     pub batch_age: Gauge,
+    /// Executors whose batch has run for far too long.
+    pub stuck: Gauge,
     /// Seconds from submission to the batch while every executor was busy.
     pub queue: Histogram,
     /// Seconds from submission to the batch while an executor waited for company.
@@ -189,6 +197,8 @@ pub struct QueueMetrics {
     pub refused_full: Counter,
     /// Jobs refused because they would have been late.
     pub refused_late: Counter,
+    /// Jobs refused because no executor could take them.
+    pub refused_down: Counter,
     name: &'static str,
     recorder: Arc<PrometheusRecorder>,
     usage: Arc<Mutex<Usage>>,
@@ -237,6 +247,7 @@ impl Metrics {
         let accept_failures = recorder.register_counter(&Key::from_name(ACCEPT_FAILURES), &METADATA);
         let ready = recorder.register_gauge(&Key::from_name(READY), &METADATA);
         let shared_photos = recorder.register_counter(&Key::from_name(SHARED_PHOTOS), &METADATA);
+        let log_lines_dropped = recorder.register_counter(&Key::from_name(LOG_LINES_DROPPED), &METADATA);
         let (handle, recorder) = (recorder.handle(), Arc::new(recorder));
         let metrics = Self {
             handle,
@@ -249,6 +260,7 @@ impl Metrics {
             accept_failures,
             ready,
             shared_photos,
+            log_lines_dropped,
         };
         // What alerts look at is there whatever is configured.
         metrics.certificate_expiry().set(0.0);
@@ -275,6 +287,7 @@ impl Metrics {
             waiting: gauge(QUEUE_WAITING),
             drain: gauge(DRAIN_SECONDS),
             batch_age: gauge(BATCH_AGE),
+            stuck: gauge(STUCK),
             queue: histogram(QUEUE_SECONDS),
             batch_wait: histogram(BATCH_WAIT_SECONDS),
             execute: histogram(EXECUTE_SECONDS),
@@ -287,6 +300,7 @@ impl Metrics {
             late: outcome("late"),
             refused_full: outcome("refused_full"),
             refused_late: outcome("refused_late"),
+            refused_down: outcome("refused_down"),
             name: queue,
             recorder: self.recorder.clone(),
             usage: Arc::new(Mutex::new(Usage {
@@ -463,7 +477,9 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge(DRAIN_SECONDS, "Seconds until everything admitted would be done, as predicted, by queue.");
     gauge(BUSY, "Share of the time since the last look that executors were at work, by queue.");
     gauge(BATCH_AGE, "Seconds that the batch that has run longest has run, 0 when none runs, by queue.");
+    gauge(STUCK, "Executors whose batch has run for far longer than it should, by queue.");
     counter(TRACES, "Requests whose spans were recorded, by outcome.");
+    counter(LOG_LINES_DROPPED, "Log lines dropped because standard error was not read in time.");
     gauge(MEMORY_LIMIT, "Bytes of memory that the process may have, 0 where there is no limit.");
     gauge(MEMORY_HELD, "Bytes of requests and answers in memory now.");
     counter(MEMORY_REFUSED, "Requests refused because too many bytes of others were in memory.");

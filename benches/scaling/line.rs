@@ -63,7 +63,7 @@ impl Line {
     /// Ends the batch; the moments its requests came.
     pub(crate) fn done(&mut self, now: f64) -> Vec<f64> {
         let batch = std::mem::take(&mut self.running);
-        self.dispatcher.release(batch.len());
+        self.dispatcher.release(0);
         self.dispatcher.finish(self.at(now), 0, Some(batch.len()));
         batch
     }

@@ -42,7 +42,7 @@ impl Policy for Convoy {
             Err(Refusal::Full { retry_after } | Refusal::Late { retry_after }) => {
                 Err(retry_after.as_nanos() as Nanos)
             }
-            Err(Refusal::Hopeless { .. }) => Err(self.deadline),
+            Err(Refusal::Hopeless { .. } | Refusal::Down) => Err(self.deadline),
         }
     }
 
@@ -66,7 +66,7 @@ impl Policy for Convoy {
     }
 
     fn done(&mut self, now: Nanos) {
-        self.dispatcher.release(self.running);
+        self.dispatcher.release(0);
         self.dispatcher.finish(self.at(now), 0, Some(self.running));
     }
 }

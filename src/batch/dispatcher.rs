@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     CostTable, Terms,
+    health::Trouble,
     lineup::{Lineup, Place},
     policy::{self, Decision, View},
 };
@@ -22,6 +23,14 @@ const DEVIATION_MEMORY: f64 = 16.0;
 /// After this long without a batch an idle executor takes a job whatever its table says: an estimate that forbids every
 /// job would never be corrected.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
+
+/// A batch that takes this many times as long as expected may be stuck. Halving one that failed takes four times as long as
+/// running it, and processors that are shared or throttled do the rest.
+const STUCK_FACTOR: u32 = 8;
+
+/// Below this no batch is called stuck, unless the owner says otherwise: as long as the largest photos take to decode and
+/// the largest network to run on a processor with much else to do.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Weight of a new sample in the estimate of how long members are on their way, one part in this many (as TCP smooths its
 /// round trips, RFC 6298).
@@ -43,6 +52,9 @@ pub enum Refusal {
         /// When the same request is likely to be accepted.
         retry_after: Duration,
     },
+    /// Every thread is stuck or has ended.
+    #[error("nothing can be executed at the moment; another server may answer")]
+    Down,
     /// The deadline is shorter than the work takes on an idle server.
     #[error("the deadline is too short: the work alone takes about {} ms", .needs.as_millis())]
     Hopeless {
@@ -78,6 +90,19 @@ struct Worker {
     /// When its batch started and when it should be done.
     busy: Option<(Instant, Instant)>,
     held_since: Option<Instant>,
+    /// Seats of the jobs in its batch.
+    running: usize,
+    gone_since: Option<Instant>,
+    failing_since: Option<Instant>,
+}
+
+impl Worker {
+    /// How long its batch has run, if that is far too long.
+    fn stuck_for(&self, now: Instant, after: Duration) -> Option<Duration> {
+        let (began, done) = self.busy?;
+        let (age, expected) = (now.saturating_duration_since(began), done.saturating_duration_since(began));
+        (age >= after.max(STUCK_FACTOR * expected)).then_some(age)
+    }
 }
 
 /// See the module's text. `J` is whatever the owner wants back when it is a job's turn.
@@ -88,6 +113,7 @@ pub struct Dispatcher<J> {
     capacity: usize,
     running: usize,
     workers: Vec<Worker>,
+    stuck_after: Duration,
     /// Jobs that became ready since an executor last found nothing to do.
     streak: usize,
     /// Since when there has been more to do than can be done in time, for those who leave time for a full batch.
@@ -111,6 +137,7 @@ impl<J> Dispatcher<J> {
             capacity,
             running: 0,
             workers: vec![Worker::default(); workers.max(1)],
+            stuck_after: STUCK_AFTER,
             streak: 0,
             overloaded_since: None,
             turned_away: false,
@@ -120,6 +147,12 @@ impl<J> Dispatcher<J> {
             busy: Duration::ZERO,
             last_end: None,
         }
+    }
+
+    /// The same where no batch is called stuck before it has run for `stuck_after`.
+    #[must_use]
+    pub fn stuck_after(self, stuck_after: Duration) -> Self {
+        Self { stuck_after, ..self }
     }
 
     /// Seats taken: members on their way, waiting and running.
@@ -140,7 +173,7 @@ impl<J> Dispatcher<J> {
     /// Seconds until everything admitted so far would be done.
     pub fn drain_seconds(&self, now: Instant) -> f64 {
         let members = self.lineup.on_their_way() + self.lineup.ready();
-        self.free_in(now) + policy::drain_seconds(&self.costs, self.workers.len(), members)
+        self.free_in(now) + policy::drain_seconds(&self.costs, self.at_work(), members)
     }
 
     /// Seconds of work done so far, all executors together.
@@ -156,13 +189,35 @@ impl<J> Dispatcher<J> {
         began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
     }
 
+    /// The worst that is wrong with the workers.
+    pub fn trouble(&self, now: Instant) -> Option<Trouble> {
+        let since = |moment: Instant| now.saturating_duration_since(moment);
+        let longest = |of: &dyn Fn(&Worker) -> Option<Duration>| self.workers.iter().filter_map(of).max();
+        let dead = longest(&|worker| worker.gone_since.map(since)).map(|age| Trouble::Dead { age });
+        let stuck = longest(&|worker| worker.stuck_for(now, self.stuck_after));
+        let failing = longest(&|worker| worker.failing_since.map(since));
+        let stuck = stuck.map(|age| Trouble::Stuck { age });
+        dead.or(stuck).or(failing.map(|age| Trouble::Failing { age }))
+    }
+
+    /// Workers whose batch has run for far too long.
+    pub fn stuck(&self, now: Instant) -> usize {
+        self.workers.iter().filter(|worker| worker.stuck_for(now, self.stuck_after).is_some()).count()
+    }
+
     /// Takes `count` seats for jobs on their way, all or none.
     ///
     /// # Errors
-    /// No seats, or no prospect of an answer in time for all of them and for those accepted before.
+    /// Nobody to execute them, no seats, or no prospect of an answer in time for all of them and for those accepted before.
     pub fn admit(&mut self, now: Instant, terms: &Terms, count: usize) -> Result<Vec<Place>, Refusal> {
+        let down = |worker: &Worker| {
+            worker.gone_since.is_some() || worker.stuck_for(now, self.stuck_after).is_some()
+        };
+        if self.workers.iter().all(down) {
+            return Err(Refusal::Down);
+        }
         if self.capacity - self.depth().min(self.capacity) < count {
-            let wait = self.free_in(now) + policy::drain_seconds(&self.costs, self.workers.len(), count);
+            let wait = self.free_in(now) + policy::drain_seconds(&self.costs, self.at_work(), count);
             return Err(Refusal::Full { retry_after: Duration::from_secs_f64(wait) });
         }
         if self.depth() == 0 {
@@ -232,15 +287,37 @@ impl<J> Dispatcher<J> {
         } else {
             let size = turn.batch.len();
             self.running += size;
-            let done = now + Duration::from_secs_f64(self.costs.seconds(size));
-            self.workers[index].busy = Some((now, done));
+            self.workers[index].running = size;
+            self.occupy(now, index, size);
         }
         turn
     }
 
-    /// Gives back the seats of `count` jobs that have run.
-    pub fn release(&mut self, count: usize) {
-        self.running -= count;
+    /// Worker `index` begins a batch of `size`, be it of jobs or one that is nobody's.
+    pub fn occupy(&mut self, now: Instant, index: usize, size: usize) {
+        let done = now + Duration::from_secs_f64(self.costs.seconds(size));
+        self.workers[index].busy = Some((now, done));
+    }
+
+    /// Gives back the seats of the jobs that worker `index` has run.
+    pub fn release(&mut self, index: usize) {
+        self.running -= std::mem::take(&mut self.workers[index].running);
+    }
+
+    /// Whether worker `index` fails on a batch that it must be able to answer.
+    pub fn examined(&mut self, now: Instant, index: usize, failing: bool) {
+        let since = &mut self.workers[index].failing_since;
+        *since = failing.then(|| since.unwrap_or(now));
+    }
+
+    /// Worker `index` has ended. If it was the last, the jobs in the line come back: nobody will run them.
+    pub fn lose(&mut self, now: Instant, index: usize) -> Vec<J> {
+        self.release(index);
+        self.workers[index] = Worker { gone_since: Some(now), ..Worker::default() };
+        if self.workers.iter().all(|worker| worker.gone_since.is_some()) {
+            return self.lineup.shed(|_, _| true);
+        }
+        Vec::new()
     }
 
     /// Worker `index` is done; a batch of `size` that went well also says what it costs.
@@ -306,7 +383,7 @@ impl<J> Dispatcher<J> {
     /// Ready jobs that can no longer be in time because work took longer than predicted when they were accepted: they are
     /// told at once, and make room for those that can.
     fn fallen_behind(&mut self, now: Instant) -> Vec<J> {
-        let workers = self.workers.len();
+        let workers = self.at_work();
         let (ready, probe) = (self.lineup.ready(), self.may_probe(now));
         let Some(earliest) = self.lineup.earliest_ready().filter(|_| !probe) else { return Vec::new() };
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
@@ -327,7 +404,7 @@ impl<J> Dispatcher<J> {
 
     /// Whether `count` newcomers would be in time, and nobody accepted before would be late because of them.
     fn foresee(&self, now: Instant, terms: &Terms, count: usize) -> Result<(), Refusal> {
-        let (workers, free) = (self.workers.len(), self.free_in(now));
+        let (workers, free) = (self.at_work(), self.free_in(now));
         let members = self.lineup.on_their_way() + self.lineup.ready();
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
         let margin = self.margin();
@@ -396,13 +473,19 @@ impl<J> Dispatcher<J> {
         slack - (lasted - slack).max(0.0) / 2.0
     }
 
+    /// Workers that have not ended, at least one.
+    fn at_work(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.gone_since.is_none()).count().max(1)
+    }
+
     /// Seconds until a worker is free.
     fn free_in(&self, now: Instant) -> f64 {
         let until = |worker: &Worker| match worker.busy {
             Some((_, done)) => done.saturating_duration_since(now).as_secs_f64(),
             None => 0.0,
         };
-        self.workers.iter().map(until).fold(f64::INFINITY, f64::min)
+        let here = self.workers.iter().filter(|worker| worker.gone_since.is_none());
+        here.map(until).min_by(f64::total_cmp).unwrap_or(0.0)
     }
 }
 

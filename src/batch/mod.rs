@@ -6,16 +6,20 @@
 //! | [`policy`] | how many jobs run now, or until when to wait; when a newcomer would be done |
 //! | [`lineup`] | who is next: fair between flows, earliest deadline first within one |
 //! | [`dispatcher`] | the four above and the state between them, with `now` passed in |
+//! | [`health`] | what can be wrong with a pool |
 //! | [`queue`] | seats, jobs, tickets: the dispatcher behind a lock |
-//! | [`scheduler`] | threads that run what the dispatcher hands out |
+//! | [`scheduler`] | what a thread does: run what the dispatcher hands out |
+//! | [`pool`] | executors and their threads, from start to end |
 //!
 //! Nothing here knows of HTTP, images, text or candle: an [`Executor`] does the work, whatever it is. Everything up to
 //! `dispatcher` is pure and runs in virtual time, in tests and in `benches/simulate`.
 
 pub mod cost;
 pub mod dispatcher;
+pub mod health;
 pub mod lineup;
 pub mod policy;
+pub mod pool;
 pub mod queue;
 pub mod scheduler;
 pub mod terms;
@@ -24,8 +28,9 @@ use kernels::priority::Priority;
 
 pub use cost::CostTable;
 pub use dispatcher::Refusal;
+pub use health::{Health, Trouble};
+pub use pool::{Before, Pool, Workers, start};
 pub use queue::{Answer, JobError, Queue, Seat, Ticket, Timing};
-pub use scheduler::{Workers, start};
 pub use terms::{Class, Client, Terms};
 
 /// Runs one batch at a time on a thread of its own.
@@ -48,6 +53,12 @@ pub trait Executor: Send + 'static {
     /// Sizes worth timing before the first job: where the cost changes course. The largest is `max_batch`.
     fn batch_sizes(&self) -> Vec<usize> {
         cost::powers_of_two(self.max_batch())
+    }
+
+    /// A batch that it must be able to answer, so that it can be told whether it is to blame or its jobs are; empty where
+    /// none is known.
+    fn sample(&self) -> Vec<Self::Input> {
+        Vec::new()
     }
 
     /// Executes one batch: one result per input, in order.

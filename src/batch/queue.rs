@@ -102,6 +102,7 @@ impl<E: Executor> Shared<E> {
         self.metrics.waiting.set(dispatcher.ready() as f64);
         self.metrics.drain.set(dispatcher.drain_seconds(now));
         self.metrics.batch_age.set(dispatcher.batch_age(now).as_secs_f64());
+        self.metrics.stuck.set(dispatcher.stuck(now) as f64);
         let busy = dispatcher.busy_seconds(now) / self.workers as f64;
         let costs: Vec<_> = dispatcher.costs().rows().collect();
         drop(dispatcher);
@@ -149,12 +150,12 @@ impl<E: Executor> Queue<E> {
     pub(super) fn new(
         capacity: usize,
         workers: usize,
-        costs: CostTable,
+        dispatcher: Dispatcher<Job<E>>,
         metrics: QueueMetrics,
     ) -> (Self, Arc<Shared<E>>, Receiver<Arrival<E>>) {
         // Every job has a seat, so there is room for one unless owners have left.
         let (intake, arrivals) = bounded(capacity);
-        let dispatcher = Mutex::new(Dispatcher::new(capacity, workers, costs));
+        let dispatcher = Mutex::new(dispatcher);
         let shared = Arc::new(Shared { dispatcher, metrics, capacity, workers: workers.max(1) });
         (Self { shared: shared.clone(), intake }, shared, arrivals)
     }
@@ -209,6 +210,7 @@ impl<E: Executor> Queue<E> {
         let counter = match refusal {
             Refusal::Full { .. } => &self.shared.metrics.refused_full,
             Refusal::Late { .. } | Refusal::Hopeless { .. } => &self.shared.metrics.refused_late,
+            Refusal::Down => &self.shared.metrics.refused_down,
         };
         counter.increment(count as u64);
     }
@@ -331,7 +333,8 @@ mod tests {
     }
 
     fn queue(capacity: usize) -> (Queue<Never>, Arc<Shared<Never>>, Receiver<Arrival<Never>>) {
-        Queue::new(capacity, 1, CostTable::unmeasured(1), Metrics::new().queue("test"))
+        let dispatcher = Dispatcher::new(capacity, 1, CostTable::unmeasured(1));
+        Queue::new(capacity, 1, dispatcher, Metrics::new().queue("test"))
     }
 
     /// The next turn once everything sent has arrived.
@@ -357,7 +360,7 @@ mod tests {
         assert_eq!(queue.depth(), 1, "a queued job keeps its seat");
         let turn = turn(&shared, &arrivals);
         assert_eq!((turn.batch.len(), queue.depth()), (1, 1), "and so does a running one");
-        shared.dispatcher.lock().release(1);
+        shared.dispatcher.lock().release(0);
         assert_eq!(queue.depth(), 0);
         drop(turn);
         assert_eq!(ticket.wait(), Err(JobError::Stopped));
@@ -382,7 +385,7 @@ mod tests {
         let ticket = queue.admit(&soon()).unwrap().submit(4);
         let turn = turn(&shared, &arrivals);
         assert_eq!(turn.batch.iter().map(|job| job.input).collect::<Vec<_>>(), [4]);
-        shared.dispatcher.lock().release(1);
+        shared.dispatcher.lock().release(0);
         drop(turn);
         assert_eq!(ticket.wait(), Err(JobError::Stopped));
         assert_eq!(queue.depth(), 0);

@@ -1,119 +1,49 @@
-//! The threads that run what the dispatcher hands out: answer every job, contain a panic, find the one that is to blame.
+//! The threads that run what the dispatcher hands out: answer every job, contain a panic, find the one that is to blame,
+//! and find out whether that is the executor itself.
 //!
-//! One executor gets one thread and owns it. A pool is several executors behind one line. Which jobs form a batch is
-//! decided in [`super::dispatcher`].
+//! Which jobs form a batch is decided in [`super::dispatcher`]; what a pool of such threads is made of, in [`super::pool`].
 
 use std::{
     panic,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, at, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, at, never, select};
 
 use super::{
-    CostTable, Executor,
+    Before, Executor,
     dispatcher::Turn,
-    queue::{Answer, Arrival, Job, JobError, Queue, Route, Shared, Timing, take_in},
+    queue::{Answer, Arrival, Job, JobError, Route, Shared, Timing, take_in},
 };
-use crate::metrics::QueueMetrics;
 
-/// The threads of one pool. They end when every [`Queue`] clone is gone and what was queued has been answered.
-pub struct Workers {
-    name: &'static str,
-    threads: Vec<JoinHandle<()>>,
-    running: Liveness,
-}
+/// Executions in a row that brought no job an answer, after which the executor is shown its sample. Fewer would spend a
+/// batch on every other bad job, and more say no more: the sample decides.
+const SUSPECT_AFTER: u32 = 3;
 
-/// Tells, from anywhere, whether every thread of a pool is still running.
-#[derive(Clone)]
-pub struct Liveness {
-    expected: usize,
-    running: Arc<AtomicUsize>,
-}
+/// How soon an executor that fails on its sample is shown it again.
+const EXAMINE_EVERY: Duration = Duration::from_secs(1);
 
-impl Liveness {
-    /// Whether no thread of the pool has ended.
-    pub fn all_running(&self) -> bool {
-        self.running.load(Ordering::Acquire) == self.expected
-    }
-}
-
-impl Workers {
-    /// The pool's name, as in its metrics.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// A handle for readiness checks.
-    pub fn liveness(&self) -> Liveness {
-        self.running.clone()
-    }
-
-    /// Waits for the threads; drop every queue clone first.
-    pub fn join(self) {
-        for thread in self.threads {
-            // A worker contains its executor's panics, so a panicked join is a bug that the hook has logged already.
-            let _logged_by_the_panic_hook = thread.join();
-        }
-    }
-}
-
-/// Starts one thread per executor behind one line of `capacity` seats; `costs` is what their batches cost.
-///
-/// # Errors
-/// When the operating system refuses a thread.
-pub fn start<E: Executor>(
-    name: &'static str,
-    executors: Vec<E>,
-    capacity: usize,
-    costs: CostTable,
-    metrics: QueueMetrics,
-) -> std::io::Result<(Queue<E>, Workers)> {
-    let expected = executors.len();
-    let (queue, shared, arrivals) = Queue::new(capacity, expected, costs, metrics);
-    let running = Liveness { expected, running: Arc::new(AtomicUsize::new(expected)) };
-    let mut threads = Vec::with_capacity(expected);
-    let nudges = (expected > 1).then(|| bounded(expected));
-    for (index, executor) in executors.into_iter().enumerate() {
-        let worker = Worker {
-            name,
-            index,
-            executor,
-            shared: shared.clone(),
-            arrivals: arrivals.clone(),
-            nudges: nudges.clone(),
-        };
-        let alive = Alive(running.running.clone());
-        let thread = thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
-            let _alive = alive;
-            worker.work();
-        })?;
-        threads.push(thread);
-    }
-    Ok((queue, Workers { name, threads, running }))
-}
-
-struct Alive(Arc<AtomicUsize>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
-    }
-}
-
-struct Worker<E: Executor> {
-    name: &'static str,
-    index: usize,
-    executor: E,
-    shared: Arc<Shared<E>>,
-    arrivals: Receiver<Arrival<E>>,
+/// One executor, which has a thread for itself.
+pub(super) struct Worker<E: Executor> {
+    pub(super) name: &'static str,
+    pub(super) index: usize,
+    pub(super) executor: E,
+    pub(super) shared: Arc<Shared<E>>,
+    pub(super) arrivals: Receiver<Arrival<E>>,
     /// Where there are several threads, one that leaves jobs in the line wakes another.
-    nudges: Option<(Sender<()>, Receiver<()>)>,
+    pub(super) nudges: Option<(Sender<()>, Receiver<()>)>,
+    pub(super) before: Option<Before<E>>,
+    pub(super) doubt: Doubt,
+}
+
+/// What speaks against an executor.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    /// Executions in a row that brought no job an answer.
+    fruitless: u32,
+    /// When to show it its sample again, because it failed on it.
+    examine_at: Option<Instant>,
 }
 
 /// Jobs of one batch apart from each other: what the executor reads, and the ways back.
@@ -136,7 +66,8 @@ impl<E: Executor> Batch<E> {
 }
 
 impl<E: Executor> Worker<E> {
-    fn work(mut self) {
+    /// Until every queue is gone and what was queued has been answered.
+    pub(super) fn work(mut self) {
         if let Err(error) = E::PRIORITY.enter() {
             tracing::warn!(queue = self.name, %error, "no priority for this thread: questions may wait for photos");
         }
@@ -150,9 +81,46 @@ impl<E: Executor> Worker<E> {
             } else if !open {
                 return;
             } else {
-                (arrived, open) = self.sleep(wake);
+                (arrived, open) = self.sleep(earlier(wake, self.doubt.examine_at));
+            }
+            self.examine_if_due();
+        }
+    }
+
+    /// Shows the executor a batch that it must be able to answer, where jobs in a row got no answer or where it failed on the
+    /// last such batch: jobs that are to blame themselves do not make a bad executor, however many there are.
+    fn examine_if_due(&mut self) {
+        let now = Instant::now();
+        match self.doubt.examine_at {
+            Some(_) if self.doubt.fruitless == 0 => self.conclude(true),
+            Some(at) if at > now => {}
+            None if self.doubt.fruitless < SUSPECT_AFTER => {}
+            _ => {
+                let sample = self.executor.sample();
+                self.shared.dispatcher.lock().occupy(now, self.index, sample.len().max(1));
+                let sound = self.attempt(&sample).is_ok_and(|answers| answers.iter().all(Result::is_ok));
+                self.conclude(sound);
             }
         }
+    }
+
+    fn conclude(&mut self, sound: bool) {
+        let now = Instant::now();
+        let mut dispatcher = self.shared.dispatcher.lock();
+        dispatcher.finish(now, self.index, None);
+        dispatcher.examined(now, self.index, !sound);
+        drop(dispatcher);
+        match (sound, self.doubt.examine_at) {
+            (false, None) => {
+                tracing::error!(queue = self.name, "the executor fails on what it must be able to answer");
+            }
+            (true, Some(_)) => tracing::info!(queue = self.name, "the executor answers again"),
+            _ => {}
+        }
+        if sound {
+            self.doubt.fruitless = 0;
+        }
+        self.doubt.examine_at = (!sound).then(|| now + EXAMINE_EVERY);
     }
 
     /// Reports the batch that ran, if any, lets in what has arrived, and asks for what is next.
@@ -220,7 +188,7 @@ impl<E: Executor> Worker<E> {
         let outcome = self.attempt(&batch.inputs);
         let took = started.elapsed();
         self.shared.metrics.execute.record(took.as_secs_f64());
-        self.shared.dispatcher.lock().release(size);
+        self.shared.dispatcher.lock().release(self.index);
         match outcome {
             Ok(results) => {
                 self.answer(batch.routes, results, |index| Timing { execute: took, ..timings[index] });
@@ -302,8 +270,15 @@ impl<E: Executor> Worker<E> {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
-        let executor = &mut self.executor;
-        match panic::catch_unwind(panic::AssertUnwindSafe(|| executor.run(inputs))) {
+        let (executor, before) = (&mut self.executor, &self.before);
+        let run = || {
+            before.as_ref().map_or(Ok(()), |before| before(inputs))?;
+            executor.run(inputs)
+        };
+        let ran = panic::catch_unwind(panic::AssertUnwindSafe(run));
+        let fruitful = matches!(&ran, Ok(Ok(results)) if results.iter().any(Result::is_ok));
+        self.doubt.fruitless = if fruitful { 0 } else { self.doubt.fruitless.saturating_add(1) };
+        match ran {
             Ok(Ok(results)) if results.len() == inputs.len() => {
                 Ok(results.into_iter().map(|result| result.map_err(JobError::Failed)).collect())
             }
@@ -335,6 +310,11 @@ impl<E: Executor> Worker<E> {
             route.answer(Err(failure.clone()), Timing::default());
         }
     }
+}
+
+/// The earlier of two moments, where there are any.
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
 }
 
 #[cfg(test)]

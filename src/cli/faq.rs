@@ -27,7 +27,7 @@ pub(super) enum FaqCommand {
         #[command(flatten)]
         corpus: CorpusArgs,
         /// Where to write the model.
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = super::output)]
         out: PathBuf,
         /// The same seed and files make the same model, byte for byte.
         #[arg(long, default_value_t = TrainOptions::default().seed)]

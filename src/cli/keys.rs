@@ -64,7 +64,7 @@ pub(super) struct NewArgs {
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     expires: Option<SystemTime>,
     /// File to add the entry to; it is made where there is none, for its owner's eyes only.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = super::output)]
     file: Option<PathBuf>,
 }
 

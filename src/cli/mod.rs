@@ -10,7 +10,7 @@ mod plan;
 mod serve;
 mod weights;
 
-use std::{io::stderr, process::ExitCode};
+use std::{fs, io::stderr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +19,9 @@ use log::{Log, Reader};
 
 /// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
+
+/// Log lines of a server that wait for standard error to be read; further ones are dropped and counted. Some 2 MB.
+const WAITING_LINES: usize = 8192;
 
 /// What `--help` ends with.
 const AFTER_HELP: &str = "\
@@ -111,4 +114,12 @@ pub fn main() -> ExitCode {
 
 fn code(error: &anyhow::Error) -> ExitCode {
     if error.is::<ConfigError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+/// The path of a file to write: one that is there must be a file, because what is written takes its place.
+fn output(text: &str) -> Result<PathBuf, String> {
+    match fs::metadata(text) {
+        Ok(there) if !there.is_file() => Err("it is there and no regular file".to_owned()),
+        _ => Ok(text.into()),
+    }
 }

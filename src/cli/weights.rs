@@ -36,6 +36,7 @@ pub(super) enum WeightsCommand {
         /// The checkpoint.
         input: PathBuf,
         /// Where to write it.
+        #[arg(value_parser = super::output)]
         output: PathBuf,
         /// How numbers are stored.
         #[arg(long, value_enum, default_value = "f32")]
@@ -57,7 +58,7 @@ pub(super) enum WeightsCommand {
         /// resnet18, resnet34, resnet50, resnet101, resnet152 or efficientnet-lite0.
         arch: Arch,
         /// Where to write it.
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = super::output)]
         out: PathBuf,
         /// Number of classes.
         #[arg(long, default_value_t = 1000)]

@@ -144,6 +144,12 @@ impl Executor for Answerer {
         MAX_BATCH
     }
 
+    fn sample(&self) -> Vec<Question> {
+        let loaded = self.live.load();
+        let known = loaded.model().questions().first();
+        known.map(|known| Question { text: known.text.clone(), top: None }).into_iter().collect()
+    }
+
     fn run(&mut self, batch: &[Question]) -> Result<Results<Self>, Infallible> {
         let loaded = self.live.load();
         if !Arc::ptr_eq(&loaded, &self.matcher.loaded) {

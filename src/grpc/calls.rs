@@ -9,7 +9,10 @@ use std::{
     net::IpAddr,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Task, Poll, ready},
     time::{Duration, Instant},
 };
@@ -17,6 +20,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::{HeaderMap, Request, Response, body::Incoming};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -247,11 +251,12 @@ impl Calls {
         let arrived = Instant::now();
         let (kind, method) = route(request.uri().path());
         let mut count = Count::begin((kind, method), &request, arrived, &self.context);
+        let cut = count.cut.clone();
         let handled = async {
             let scope = kind.scope(method);
             let admitted = self.context.admit(request.headers(), peer, scope);
             let who = admitted.map_err(|denied| status::denied(&denied))?;
-            self.handle(kind, request, &who, arrived).await
+            self.handle(kind, request, &who, &cut, arrived).await
         };
         let handled = AssertUnwindSafe(handled).catch_unwind().await;
         let handled = handled.unwrap_or_else(|_logged_by_the_panic_hook| Err(status::panicked()));
@@ -269,6 +274,7 @@ impl Calls {
         kind: Kind,
         request: Request<Incoming>,
         who: &Who,
+        cut: &Cut,
         arrived: Instant,
     ) -> Result<(Response<Body>, Bounds), Status> {
         let Context { limits, clients, .. } = &*self.context;
@@ -288,7 +294,7 @@ impl Calls {
                 written: Some(charge.another()),
                 ..Bounds::default()
             };
-            let until = |body| Until::new(body, self.closing.clone());
+            let until = |body| Until::new(body, self.closing.clone()).map_err(cut.note());
             let request = self.with_ask(kind, request, &charge, until, Ask::new(arrived, terms, each, who));
             bounds._in_hand = Some(charge);
             return Ok((self.handler(kind)(request).await, bounds));
@@ -303,7 +309,7 @@ impl Calls {
             kind,
             request,
             &charge,
-            std::convert::identity,
+            |body| body.map_err(cut.note()),
             Ask::new(arrived, terms, each, who),
         );
         let answered = self.handler(kind)(request);
@@ -379,6 +385,21 @@ pub(super) fn place(places: &Arc<Semaphore>, of: &str) -> Result<OwnedSemaphoreP
 fn no_place(of: &str) -> Status {
     let message = format!("the server is full: as many {of} as it takes are under way");
     status::with_retry(Code::ResourceExhausted, message, Some(PLACE_AGAIN))
+}
+
+/// Whether the client left before its message was there.
+#[derive(Clone, Default)]
+struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    /// Notes that a body has ended early.
+    fn note(&self) -> impl FnMut(hyper::Error) -> hyper::Error + Send + 'static {
+        let Self(cut) = self.clone();
+        move |error| {
+            cut.store(true, Ordering::Relaxed);
+            error
+        }
+    }
 }
 
 fn late() -> Status {
@@ -515,6 +536,7 @@ struct Count {
     context: Arc<Context>,
     span: Span,
     status: Code,
+    cut: Cut,
     timelines: Option<Timelines>,
 }
 
@@ -528,7 +550,7 @@ impl Count {
         let (tracer, headers) = (&context.tracer, request.headers());
         let span = if is_polled(kind, method) { tracer.join(headers) } else { tracer.begin(headers) };
         let (context, status) = (context.clone(), Code::Cancelled);
-        Self { kind, method, arrived, context, span, status, timelines: None }
+        Self { kind, method, arrived, context, span, status, cut: Cut::default(), timelines: None }
     }
 
     /// Remembers the status, if `headers` have one.
@@ -542,6 +564,9 @@ impl Count {
 impl Drop for Count {
     fn drop(&mut self) {
         let took = self.arrived.elapsed();
+        if self.cut.0.load(Ordering::Relaxed) {
+            self.status = Code::Cancelled;
+        }
         let (method, status) = (self.method, status::name(self.status));
         // More digits than of microseconds say nothing.
         let ms = (took.as_secs_f64() * 1e6).round() / 1e3;

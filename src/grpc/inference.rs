@@ -209,7 +209,8 @@ impl GrpcInferenceService for Inference {
         &self,
         _: Request<ServerLiveRequest>,
     ) -> Result<Response<ServerLiveResponse>, Status> {
-        Ok(Response::new(ServerLiveResponse { live: true }))
+        let live = self.context.services.readiness.alive().is_ok();
+        Ok(Response::new(ServerLiveResponse { live }))
     }
 
     async fn server_ready(

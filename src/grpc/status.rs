@@ -72,6 +72,7 @@ fn score_code(error: &ScoreError) -> Code {
         ScoreError::Refused(Refusal::Hopeless { .. }) | ScoreError::DeadlineExceeded => {
             Code::DeadlineExceeded
         }
+        ScoreError::Refused(Refusal::Down) => Code::Unavailable,
         ScoreError::Refused(_) | ScoreError::Shed { .. } | ScoreError::Memory(Full::Now { .. }) => {
             Code::ResourceExhausted
         }
@@ -87,7 +88,7 @@ fn score_retry(error: &ScoreError) -> Option<Duration> {
         ScoreError::Refused(Refusal::Full { retry_after } | Refusal::Late { retry_after })
         | ScoreError::Shed { retry_after }
         | ScoreError::Memory(Full::Now { retry_after }) => Some(*retry_after),
-        ScoreError::Stopped => Some(Duration::from_secs(1)),
+        ScoreError::Stopped | ScoreError::Refused(Refusal::Down) => Some(Duration::from_secs(1)),
         _ => None,
     }
 }

@@ -10,10 +10,13 @@ use crate::{
     v2::{Model, triton},
 };
 
-/// That the process answers.
+/// Whether the process is worth keeping.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Live {
     live: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// Whether traffic is wanted, and what is served.
@@ -53,9 +56,14 @@ pub(super) fn root() -> Reply {
     reply::text(StatusCode::OK, "Healthy")
 }
 
-/// `GET /livez`: the process answers.
-pub(super) fn livez() -> Reply {
-    reply::json(StatusCode::OK, &Live { live: true })
+/// `GET /livez`: 200 while the process is worth keeping, else 503 and why it should be replaced.
+pub(super) fn livez(context: &Context) -> Reply {
+    let reason = context.services.readiness.alive().err();
+    reply::json(status(reason.as_ref()), &Live { live: reason.is_none(), reason })
+}
+
+fn status(reason: Option<&String>) -> StatusCode {
+    if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 /// `GET /version`: what scores, in one line of text.
@@ -75,7 +83,7 @@ pub(super) fn version(context: &Context) -> Reply {
 /// `GET /readyz`: 200 while traffic is wanted, else 503 and why.
 pub(super) fn readyz(context: &Context) -> Reply {
     let reason = context.services.readiness.check().err();
-    let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = status(reason.as_ref());
     let photos = context.services.photos().ok();
     let body = Ready {
         ready: reason.is_none(),

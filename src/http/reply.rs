@@ -169,6 +169,7 @@ impl From<ScoreError> for Failure {
             ScoreError::Refused(Refusal::Hopeless { .. }) | ScoreError::DeadlineExceeded => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded")
             }
+            ScoreError::Refused(Refusal::Down) => (StatusCode::SERVICE_UNAVAILABLE, "unable"),
             ScoreError::Refused(_)
             | ScoreError::Shed { .. }
             | ScoreError::Memory(memory::Full::Now { .. }) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
@@ -183,7 +184,7 @@ impl From<ScoreError> for Failure {
             ScoreError::Refused(Refusal::Full { retry_after } | Refusal::Late { retry_after })
             | ScoreError::Shed { retry_after }
             | ScoreError::Memory(memory::Full::Now { retry_after }) => Some(*retry_after),
-            ScoreError::Stopped => Some(Duration::from_secs(1)),
+            ScoreError::Stopped | ScoreError::Refused(Refusal::Down) => Some(Duration::from_secs(1)),
             _ => None,
         };
         Self { retry_after, ..Self::new(status, code, error.to_string()) }

@@ -295,7 +295,7 @@ async fn dispatch(
     match route {
         Route::Root => Ok(published.pages.root(&ask.head.headers)),
         Route::Version => Ok(probes::version(context)),
-        Route::Livez => Ok(probes::livez()),
+        Route::Livez => Ok(probes::livez(context)),
         Route::Readyz => Ok(probes::readyz(context)),
         Route::Metrics => Ok(probes::metrics(context)),
         Route::Document => Ok(published.document.answer()),

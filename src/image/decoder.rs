@@ -6,6 +6,9 @@ use kernels::priority::Priority;
 use super::{DecodeError, DecodeOptions, Prepared, Transform, prepare};
 use crate::batch::{Executor, Results};
 
+/// A GIF of one white pixel.
+const PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+
 /// One picture to prepare.
 #[derive(Debug, Clone)]
 pub struct DecodeJob {
@@ -43,7 +46,25 @@ impl Executor for Decoder {
         1
     }
 
+    fn sample(&self) -> Vec<DecodeJob> {
+        vec![DecodeJob { bytes: Bytes::from_static(PIXEL), transform: Transform::STRETCH }]
+    }
+
     fn run(&mut self, batch: &[DecodeJob]) -> Result<Results<Self>, DecodeError> {
         Ok(batch.iter().map(|job| prepare(&job.bytes, &self.options, job.transform, self.size)).collect())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_a_white_square() {
+        let mut decoder = Decoder::new(DecodeOptions { max_pixels: 1, apply_orientation: true }, 4);
+        let sample = decoder.sample();
+        let white = Prepared { pixels: vec![255; 4 * 4 * 3], size: 4 };
+        assert_eq!(decoder.run(&sample).unwrap().pop().unwrap().unwrap(), white);
     }
 }

@@ -1,19 +1,28 @@
-//! Whether the server wants traffic.
+//! Whether the server wants traffic, and whether it can go on at all.
+//!
+//! Nothing is remembered but that the server was told to stop: the rest is read off the pools whenever somebody asks, so
+//! that a pool that recovers is ready again at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use super::slot::Pools;
+use crate::batch::Trouble;
 
-/// Whether the server wants traffic: every worker runs and nobody has asked it to stop.
+/// See the module's text.
 pub struct Readiness {
     draining: AtomicBool,
     pools: Vec<Pools>,
+    dead_after: Duration,
 }
 
 impl Readiness {
-    /// Ready as long as every thread of `pools` runs. A model that was unloaded on purpose has none.
-    pub fn new(pools: Vec<Pools>) -> Self {
-        Self { draining: AtomicBool::new(false), pools }
+    /// Ready as long as nothing is wrong with `pools`, and given up once it has been wrong for `dead_after`. A model that was
+    /// unloaded on purpose has no pools.
+    pub fn new(pools: Vec<Pools>, dead_after: Duration) -> Self {
+        Self { draining: AtomicBool::new(false), pools, dead_after }
     }
 
     /// Turns readiness off for good.
@@ -26,7 +35,7 @@ impl Readiness {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// `Ok`, or why not.
+    /// Whether traffic is wanted: `Ok`, or why not.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -34,8 +43,22 @@ impl Readiness {
         if self.draining() {
             return Err("the server is draining".to_owned());
         }
-        match self.pools.iter().find_map(Pools::broken) {
-            Some(name) => Err(format!("a thread of the {name} pool has died")),
+        self.sound(|_| true)
+    }
+
+    /// Whether the process is worth keeping: `Ok`, or why a new one should take its place. A lost thread does not come back;
+    /// what else is wrong may pass, and is given time for it.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn alive(&self) -> Result<(), String> {
+        self.sound(|trouble| matches!(trouble, Trouble::Dead { .. }) || trouble.age() >= self.dead_after)
+    }
+
+    fn sound(&self, counts: impl Fn(Trouble) -> bool) -> Result<(), String> {
+        let mut troubles = self.pools.iter().flat_map(Pools::troubles);
+        match troubles.find(|(_, trouble)| counts(*trouble)) {
+            Some((name, trouble)) => Err(format!("the {name} pool {trouble}")),
             None => Ok(()),
         }
     }

@@ -4,12 +4,16 @@
 //! Whoever answers a request takes what serves once and keeps it to the end, so neither a replacement nor an unloading
 //! takes anything from a request that was let in. The threads of what no longer serves end with its last request.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::timeout};
 
-use crate::batch::{Workers, scheduler::Liveness};
+use crate::batch::{Health, Trouble, Workers};
 
 /// What a slot can hold.
 pub trait Served: Send + Sync + 'static {
@@ -28,14 +32,16 @@ pub struct Fresh<T> {
 /// Loads what a slot is for, given what serves now; that may be handed back, renewed.
 pub type Load<T> = dyn Fn(Option<&Arc<T>>) -> anyhow::Result<Fresh<T>> + Send + Sync;
 
-/// Whether the threads of a slot's pools all run, looked at from outside.
+/// The pools of a slot, looked at from outside.
 #[derive(Clone, Default)]
-pub struct Pools(Arc<ArcSwap<Vec<(&'static str, Liveness)>>>);
+pub struct Pools(Arc<ArcSwap<Vec<(&'static str, Health)>>>);
 
 impl Pools {
-    /// The name of a pool that has lost a thread.
-    pub fn broken(&self) -> Option<&'static str> {
-        self.0.load().iter().find(|(_, liveness)| !liveness.all_running()).map(|(name, _)| *name)
+    /// What is wrong now, with the name of the pool.
+    pub fn troubles(&self) -> Vec<(&'static str, Trouble)> {
+        let now = Instant::now();
+        let trouble = |(name, health): &(&'static str, Health)| Some((*name, health.trouble(now)?));
+        self.0.load().iter().filter_map(trouble).collect()
     }
 }
 
@@ -118,19 +124,26 @@ impl<T: Served> Slot<T> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.current.swap(None);
         self.pools.0.store(Arc::default());
-        end(self.name().as_str(), std::mem::take(&mut *self.workers.lock()));
+        let _nobody_waits =
+            end(self.name().as_str(), std::mem::take(&mut *self.workers.lock()), Some(REPLACED));
         if old.is_some() {
             tracing::info!(model = self.name().as_str(), "model unloaded");
         }
         old.is_some()
     }
 
-    /// Empties the slot, once nothing is being loaded that would fill it again, and waits for the threads, which end with the
-    /// last request in hand.
-    pub async fn close(&self) {
+    /// Empties the slot, once nothing is being loaded that would fill it again, and waits up to `limit` for the threads, which
+    /// end with the last request in hand, unless one is stuck.
+    pub async fn close(&self, limit: Duration) {
         let _one_at_a_time = self.changing.lock().await;
         self.current.store(None);
-        std::mem::take(&mut *self.workers.lock()).into_iter().for_each(Workers::join);
+        let ended = end(self.name().as_str(), std::mem::take(&mut *self.workers.lock()), None);
+        if timeout(limit, ended).await.is_err() {
+            tracing::warn!(
+                model = self.name().as_str(),
+                "its threads do not end; the process ends without them"
+            );
+        }
     }
 
     fn put(&self, fresh: Fresh<T>) {
@@ -140,25 +153,34 @@ impl<T: Served> Slot<T> {
         if renewed {
             return;
         }
-        let pools = workers.iter().map(|pool| (pool.name(), pool.liveness())).collect();
+        let pools = workers.iter().map(|pool| (pool.name(), pool.health())).collect();
         self.current.store(Some(served));
         self.pools.0.store(Arc::new(pools));
         let old = std::mem::replace(&mut *self.workers.lock(), workers);
-        end(self.name().as_str(), old);
+        let _nobody_waits = end(self.name().as_str(), old, Some(REPLACED));
     }
 }
 
-/// Waits for threads that nobody gives work any more, on a thread of its own, and says so when they have ended.
-fn end(model: &str, workers: Vec<Workers>) {
+/// What the log says when the threads of a model that was replaced or unloaded have ended.
+const REPLACED: &str = "the last request of a replaced model is answered";
+
+/// Waits for threads that nobody gives work any more, on a thread of its own, and says so when they have ended: to whoever
+/// holds what it returns, and to the log as it is told to.
+fn end(model: &str, workers: Vec<Workers>, word: Option<&'static str>) -> oneshot::Receiver<()> {
+    let (said, ended) = oneshot::channel();
     if workers.is_empty() {
-        return;
+        return ended;
     }
     let model = model.to_owned();
     let waiting = std::thread::Builder::new().name("unload".to_owned()).spawn(move || {
         workers.into_iter().for_each(Workers::join);
-        tracing::info!(model, "the last request of a replaced model is answered");
+        if let Some(word) = word {
+            tracing::info!(model, "{word}");
+        }
+        let _nobody_waits = said.send(());
     });
     if let Err(error) = waiting {
-        tracing::warn!(%error, "no thread to watch a replaced model end; it ends unwatched");
+        tracing::warn!(%error, "no thread to watch a model's threads end; they end unwatched");
     }
+    ended
 }

@@ -70,6 +70,10 @@ impl Executor for Classifier {
         self.max_batch
     }
 
+    fn sample(&self) -> Vec<ClassifyInput> {
+        Self::grey(1)
+    }
+
     fn run(&mut self, batch: &[ClassifyInput]) -> Result<Results<Self>, EngineError> {
         let pictures = batch.iter().map(|input| &input.image);
         let images: Vec<&Picture> = pictures.filter(|picture| picture.check().is_ok()).collect();

@@ -14,10 +14,10 @@ use std::{
 };
 
 use convoy::{
-    app::{App, Listeners},
+    app::{App, Listeners, Rig},
     config::{
-        ClassifierConfig, ClientsConfig, Config, ConnectionsConfig, FaqConfig, HttpConfig, IngressConfig,
-        MemoryConfig, PhotosConfig, TraceConfig, TransformName, Transforms,
+        ClassifierConfig, ClientsConfig, Config, ConnectionsConfig, FaqConfig, HealthConfig, HttpConfig,
+        IngressConfig, MemoryConfig, PhotosConfig, TraceConfig, TransformName, Transforms,
     },
     faq::{Corpus, TrainOptions, train},
     http::{Ended, Shutdown},
@@ -127,6 +127,7 @@ pub fn config() -> Config {
         },
         memory: MemoryConfig::default(),
         clients: ClientsConfig::default(),
+        health: HealthConfig::default(),
         trace: TraceConfig::default(),
         ingress: IngressConfig::default(),
     }
@@ -146,7 +147,12 @@ pub struct Server {
 impl Server {
     /// Builds the models and serves on a free port, on a runtime of its own.
     pub fn start(config: &Config) -> Self {
-        let app = App::build(config).unwrap();
+        Self::start_with(config, &Rig::default())
+    }
+
+    /// The same with `rig` around its executors.
+    pub fn start_with(config: &Config, rig: &Rig) -> Self {
+        let app = App::build_with(config, rig).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (bound, addresses) = std::sync::mpsc::channel();
         let config = config.clone();

@@ -50,6 +50,48 @@ fn a_newcomer_that_would_be_late_is_refused_with_the_time_to_come_back() {
     assert!(add(&mut dispatcher, now + ms(1), now + ms(2000), 10).is_ok(), "the patient are welcome");
 }
 
+#[test]
+fn a_batch_is_stuck_when_it_takes_eight_times_as_long_as_it_should_and_longer_than_the_floor() {
+    let now = Instant::now();
+    for (cost, stuck_at) in [(100, 1000), (500, 4000)] {
+        let costs = affine(1, 0, cost);
+        let mut dispatcher = Dispatcher::new(4, 1, costs).stuck_after(ms(1000));
+        add(&mut dispatcher, now, now + ms(60_000), 0).unwrap();
+        assert_eq!(dispatcher.next(now, 0, true).batch, [0]);
+        let before = now + ms(stuck_at - 1);
+        assert_eq!((dispatcher.trouble(before), dispatcher.stuck(before)), (None, 0));
+        assert!(dispatcher.admit(before, &Terms::by(now + ms(60_000)), 1).is_ok());
+        let at = now + ms(stuck_at);
+        assert_eq!(dispatcher.trouble(at), Some(Trouble::Stuck { age: ms(stuck_at) }));
+        assert_eq!(
+            (dispatcher.admit(at, &Terms::by(now + ms(60_000)), 1), dispatcher.stuck(at)),
+            (Err(Refusal::Down), 1)
+        );
+        dispatcher.release(0);
+        dispatcher.finish(at, 0, Some(1));
+        assert_eq!(dispatcher.trouble(at), None);
+        assert!(dispatcher.admit(at, &Terms::by(now + ms(60_000)), 1).is_ok());
+    }
+}
+
+#[test]
+fn of_two_workers_one_may_be_lost() {
+    let now = Instant::now();
+    let terms = Terms::by(now + ms(60_000));
+    let mut dispatcher = Dispatcher::new(4, 2, affine(1, 0, 100));
+    for job in 0..4 {
+        add(&mut dispatcher, now, now + ms(60_000), job).unwrap();
+    }
+    assert_eq!(dispatcher.next(now, 0, true).batch, [0]);
+    assert_eq!(dispatcher.lose(now, 0), [0; 0], "the other one runs what waits");
+    assert_eq!(dispatcher.depth(), 3, "the seat of what it ran is free");
+    assert_eq!(dispatcher.trouble(now + ms(5)), Some(Trouble::Dead { age: ms(5) }));
+    assert!((dispatcher.drain_seconds(now) - 0.3).abs() < 1e-9, "one has the work of two");
+    assert_eq!(dispatcher.next(now, 1, true).batch, [1]);
+    assert_eq!(dispatcher.lose(now, 1), [2, 3], "nobody is left");
+    assert_eq!((dispatcher.depth(), dispatcher.admit(now, &terms, 1)), (0, Err(Refusal::Down)));
+}
+
 /// Offers a job every `every` ms for `lasts` ms, each with a second to be done, to one executor that takes 100 ms for each.
 /// Returns how many ran, and the longest time from a job's admission to its end, in ms, in the second half.
 fn flood(dispatcher: &mut Dispatcher<u32>, now: &mut Instant, every: u64, lasts: u64) -> (u32, u128) {
@@ -61,7 +103,7 @@ fn flood(dispatcher: &mut Dispatcher<u32>, now: &mut Instant, every: u64, lasts:
             admitted.push(*now);
         }
         if let Some((job, _)) = running.take_if(|(_, end)| *end <= *now) {
-            dispatcher.release(1);
+            dispatcher.release(0);
             dispatcher.finish(*now, 0, None);
             ran += 1;
             let took = (*now - admitted[job as usize]).as_millis();
@@ -73,7 +115,7 @@ fn flood(dispatcher: &mut Dispatcher<u32>, now: &mut Instant, every: u64, lasts:
     }
     while running.take().is_some() {
         *now += ms(100);
-        dispatcher.release(1);
+        dispatcher.release(0);
         dispatcher.finish(*now, 0, None);
         running = dispatcher.next(*now, 0, true).batch.first().map(|&job| (job, *now));
     }
@@ -137,7 +179,7 @@ fn an_estimate_that_forbids_everything_is_put_to_the_test() {
     let later = now + ms(1500);
     add(&mut dispatcher, later, later + ms(500), 1).unwrap();
     assert_eq!(dispatcher.next(later, 0, true).batch, [1]);
-    dispatcher.release(1);
+    dispatcher.release(0);
     for at in 0..300 {
         dispatcher.finish(later + ms(10 + at), 0, Some(1));
     }
@@ -173,7 +215,7 @@ fn erratic_batches_make_the_door_stricter() {
         for round in 0..100 {
             add(&mut dispatcher, now, now + ms(60_000), 0).unwrap();
             dispatcher.next(now, 0, true);
-            dispatcher.release(1);
+            dispatcher.release(0);
             dispatcher.finish(now + ms(100 + jitter * (round % 2) - jitter / 2), 0, Some(1));
         }
         (0..50).take_while(|&job| add(&mut dispatcher, now, now + ms(1050), job).is_ok()).count()
@@ -201,7 +243,7 @@ fn waits_for_a_member_that_is_nearly_there_and_no_longer() {
     let wake = turn.wake.unwrap();
     assert!(turn.batch.is_empty() && wake <= now + ms(4), "{:?}", wake - now);
     assert_eq!(dispatcher.next(now + ms(1), 0, false).batch, [1], "nothing comes to a closed door");
-    dispatcher.release(1);
+    dispatcher.release(0);
     dispatcher.finish(now + ms(1), 0, None);
     add(&mut dispatcher, now, far, 2).unwrap();
     let turn = dispatcher.next(now + ms(6), 0, true);
@@ -222,7 +264,7 @@ fn batch_work_yields_but_does_not_starve() {
     for turn in 0..90u32 {
         add(&mut dispatcher, now, far, turn).unwrap();
         let ran = dispatcher.next(now, 0, true).batch;
-        dispatcher.release(1);
+        dispatcher.release(0);
         dispatcher.finish(now, 0, None);
         if ran[0] >= 1000 {
             waited.push(turn);
@@ -350,7 +392,7 @@ impl World {
             Event::Finish(well) => {
                 for worker in 0..self.running.len() {
                     if let Some(size) = self.running[worker].take() {
-                        self.dispatcher.release(size);
+                        self.dispatcher.release(worker);
                         self.dispatcher.finish(self.now, worker, well.then_some(size));
                     }
                 }
@@ -425,7 +467,7 @@ proptest! {
             }
             now += ms(pause);
             let batch = dispatcher.next(now, 0, true).batch;
-            dispatcher.release(batch.len());
+            dispatcher.release(0);
             dispatcher.finish(now, 0, None);
             ran.extend(batch);
         }
@@ -449,7 +491,7 @@ proptest! {
                 add(&mut dispatcher, now, now + Duration::from_secs(60), turn).unwrap();
             }
             done += u32::from(dispatcher.next(now, 0, true).batch[0] >= 1_000_000);
-            dispatcher.release(1);
+            dispatcher.release(0);
             dispatcher.finish(now, 0, None);
         }
         prop_assert_eq!(done, background);

@@ -1,13 +1,17 @@
 //! Real threads and a scripted executor: who runs with whom, who is answered what, and that everybody is answered once.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{bounded, unbounded};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    batch::{Results, Terms, Ticket},
+    batch::{CostTable, Pool, Queue, Refusal, Results, Terms, Ticket, Trouble, Workers, start},
     metrics::Metrics,
 };
 
@@ -128,7 +132,7 @@ fn a_panic_or_a_broken_contract_is_answered_and_the_thread_lives_on() {
     stage.batch();
     stage.turn();
     assert_eq!(good.wait(), Ok(16));
-    assert!(stage.workers.liveness().all_running());
+    assert_eq!(stage.workers.health().trouble(Instant::now()), None);
 }
 
 #[test]
@@ -192,10 +196,10 @@ fn dropping_the_queue_drains_and_ends_the_thread() {
     let stage = Stage::new(2, 16);
     let tickets: Vec<_> = (0..5).map(|n| stage.submit(2 * n)).collect();
     (0..5).for_each(|_| stage.turn());
-    let liveness = stage.workers.liveness();
+    let health = stage.workers.health();
     drop(stage.queue);
     stage.workers.join();
-    assert!(!liveness.all_running());
+    assert!(matches!(health.trouble(Instant::now()), Some(Trouble::Dead { .. })));
     let answers: Vec<_> = tickets.into_iter().map(Ticket::wait).collect();
     assert_eq!(answers, (0..5).map(|n| Ok(4 * n)).collect::<Vec<_>>());
 }
@@ -231,6 +235,150 @@ fn verdict(n: u32) -> Result<u32, JobError<Odd>> {
     }
 }
 
+/// A panic's payload that panics once more when it is dropped: outside the executor, in the thread's own code.
+struct Twice;
+
+impl Drop for Twice {
+    fn drop(&mut self) {
+        panic!("once more");
+    }
+}
+
+/// Fails on everything while it is `broken`, on odd inputs always, and takes its thread along on 13. Its sample is 0.
+#[derive(Clone)]
+struct Fragile {
+    broken: Arc<AtomicBool>,
+    ran: crossbeam_channel::Sender<u32>,
+}
+
+impl Executor for Fragile {
+    type Input = u32;
+    type Output = u32;
+    type Error = Odd;
+
+    fn max_batch(&self) -> usize {
+        1
+    }
+
+    fn sample(&self) -> Vec<u32> {
+        vec![0]
+    }
+
+    fn run(&mut self, batch: &[u32]) -> Result<Results<Self>, Odd> {
+        let _nobody_looks = self.ran.send(batch[0]);
+        if batch[0] == 13 {
+            panic::panic_any(Twice);
+        }
+        let broken = self.broken.load(Ordering::Relaxed);
+        if broken || batch[0] % 2 == 1 { Err(Odd(batch[0])) } else { Ok(vec![Ok(batch[0])]) }
+    }
+}
+
+type Fragiles = (Queue<Fragile>, Workers, Fragile, Receiver<u32>);
+
+fn fragile(threads: usize) -> Fragiles {
+    let (ran, seen) = unbounded();
+    let executor = Fragile { broken: Arc::default(), ran };
+    let (executors, costs) = (vec![executor.clone(); threads], CostTable::unmeasured(1));
+    let (queue, workers) = start("test", executors, 16, costs, Metrics::new().queue("test")).unwrap();
+    (queue, workers, executor, seen)
+}
+
+/// Waits, without an end of its own, until the pool is as `wanted`.
+fn until(workers: &Workers, wanted: impl Fn(Option<Trouble>) -> bool) {
+    while !wanted(workers.health().trouble(Instant::now())) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn an_executor_is_shown_its_sample_before_it_is_blamed_for_its_jobs() {
+    let (queue, workers, executor, seen) = fragile(1);
+    let ask = |n| queue.admit(&far()).unwrap().submit(n).wait();
+    for bad in [1, 3, 5] {
+        assert_eq!(ask(bad), Err(JobError::Failed(Odd(bad))));
+    }
+    assert_eq!(ask(2), Ok(2));
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), [1, 3, 5, 0, 2], "after three it was examined");
+    assert_eq!(workers.health().trouble(Instant::now()), None, "and found sound");
+
+    executor.broken.store(true, Ordering::Relaxed);
+    for good in [2, 4, 6] {
+        assert_eq!(ask(good), Err(JobError::Failed(Odd(good))));
+    }
+    until(&workers, |trouble| matches!(trouble, Some(Trouble::Failing { .. })));
+    executor.broken.store(false, Ordering::Relaxed);
+    until(&workers, |trouble| trouble.is_none());
+    assert_eq!(seen.try_iter().skip(3).find(|&n| n != 0), None, "it is found well without a job");
+
+    executor.broken.store(true, Ordering::Relaxed);
+    for good in [2, 4, 6] {
+        assert!(ask(good).is_err());
+    }
+    until(&workers, |trouble| trouble.is_some());
+    executor.broken.store(false, Ordering::Relaxed);
+    assert_eq!(ask(8), Ok(8), "it is asked on while it fails");
+    until(&workers, |trouble| trouble.is_none());
+}
+
+#[test]
+fn a_thread_that_ends_leaves_nobody_waiting() {
+    let (queue, workers, ..) = fragile(1);
+    let seats: Vec<_> = (0..3).map(|_| queue.admit(&far()).unwrap()).collect();
+    let tickets: Vec<_> = seats.into_iter().zip([13, 2, 4]).map(|(seat, n)| seat.submit(n)).collect();
+    let late = queue.admit(&far());
+    for ticket in tickets {
+        assert_eq!(ticket.wait(), Err(JobError::Stopped), "at once, though the deadline is a minute away");
+    }
+    until(&workers, |trouble| matches!(trouble, Some(Trouble::Dead { .. })));
+    if let Ok(seat) = late {
+        assert_eq!(seat.submit(6).wait(), Err(JobError::Stopped));
+    }
+    assert_eq!(queue.admit(&far()).unwrap_err(), Refusal::Down);
+    assert_eq!(queue.depth(), 0, "every seat came back");
+}
+
+#[test]
+fn with_a_thread_less_the_others_go_on() {
+    let (queue, workers, ..) = fragile(2);
+    assert_eq!(queue.admit(&far()).unwrap().submit(13).wait(), Err(JobError::Stopped));
+    until(&workers, |trouble| matches!(trouble, Some(Trouble::Dead { .. })));
+    for n in [2, 4, 6, 8] {
+        assert_eq!(queue.admit(&far()).unwrap().submit(n).wait(), Ok(n));
+    }
+    assert_eq!(queue.depth(), 0);
+}
+
+#[test]
+fn a_stuck_batch_closes_the_door_until_it_ends() {
+    let (go, gone) = bounded::<()>(0);
+    let before: Before<Fragile> = Arc::new(move |inputs| {
+        if inputs[0] == 2 {
+            let _let_go = gone.recv();
+        }
+        Ok(())
+    });
+    let (ran, _seen) = unbounded();
+    let pool = Pool {
+        name: "test",
+        executors: vec![Fragile { broken: Arc::default(), ran }],
+        capacity: 16,
+        costs: CostTable::unmeasured(1),
+        metrics: Metrics::new().queue("test"),
+        stuck_after: Duration::from_millis(20),
+        before: Some(before),
+    };
+    let (queue, workers) = pool.start().unwrap();
+    let stuck = queue.admit(&far()).unwrap().submit(2);
+    let behind = queue.admit(&far()).unwrap().submit(4);
+    until(&workers, |trouble| matches!(trouble, Some(Trouble::Stuck { .. })));
+    assert_eq!(queue.admit(&far()).unwrap_err(), Refusal::Down);
+    go.send(()).unwrap();
+    assert_eq!((stuck.wait(), behind.wait()), (Ok(2), Ok(4)), "who was let in is answered");
+    until(&workers, |trouble| trouble.is_none());
+    assert_eq!(queue.admit(&far()).unwrap().submit(6).wait(), Ok(6));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -261,7 +409,7 @@ proptest! {
                 _ => prop_assert_eq!(answer, verdict(n)),
             }
         }
-        prop_assert!(pool.liveness().all_running());
+        prop_assert_eq!(pool.health().trouble(Instant::now()), None);
         prop_assert_eq!(seats.depth(), 0);
         drop(seats);
         pool.join();

@@ -194,7 +194,7 @@ impl Described {
             ("413", "Over a limit, which the message names."),
             ("415", "Not the kind of body that is read here."),
             ("429", "No seat left, the answer would be late, or the key has used up its requests."),
-            ("503", "Stopping, or the model is unloaded."),
+            ("503", "Stopping, unable, or the model is unloaded."),
             ("504", "Not answered within its deadline."),
         ])
     }
@@ -337,11 +337,17 @@ fn of(route: Route, schemas: &mut Schemas) -> Described {
             "Name and version of the server and its models.",
             as_text("convoy 0.1.0; photos: efficientnet-lite0; faq: 168 questions"),
         ),
-        Route::Livez => new("Operation", "Whether the process lives").answers(
-            "200",
-            "It does.",
-            as_json(schemas.of_answer::<probes::Live>(), json!({"live": true})),
-        ),
+        Route::Livez => {
+            let schema = schemas.of_answer::<probes::Live>();
+            let reason = "the classify pool is stuck: a batch has been running for 61 s";
+            new("Operation", "Whether the process is worth keeping")
+                .answers("200", "It is.", as_json(schema.clone(), json!({"live": true})))
+                .answers(
+                    "503",
+                    "It should be replaced, and why.",
+                    as_json(schema, json!({"live": false, "reason": reason})),
+                )
+        }
         Route::Readyz => {
             let schema = schemas.of_answer::<probes::Ready>();
             let ready = json!({"ready": true, "photos": {"model": "efficientnet-lite0", "classes": 1000,
@@ -397,11 +403,16 @@ fn of_v2(endpoint: Endpoint, schemas: &mut Schemas) -> Described {
                     "model_configuration", "parameters", "schedule_policy", "statistics"]}),
             ),
         ),
-        Endpoint::Live => new("Whether the process lives").answers(
-            "200",
-            "It does.",
-            as_json(schemas.of_answer::<v2::Live>(), json!({"live": true})),
-        ),
+        Endpoint::Live => {
+            let schema = schemas.of_answer::<v2::Live>();
+            new("Whether the process is worth keeping")
+                .answers("200", "It is.", as_json(schema.clone(), json!({"live": true})))
+                .answers(
+                    "503",
+                    "It should be replaced, and why.",
+                    json!({"application/json": {"schema": schema}}),
+                )
+        }
         Endpoint::Ready => {
             let schema = schemas.of_answer::<v2::Ready>();
             new("Whether traffic is wanted")

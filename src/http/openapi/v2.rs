@@ -28,6 +28,9 @@ pub(super) struct Server {
 #[schemars(rename = "V2Live")]
 pub(super) struct Live {
     live: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// Both members, because clients disagree on which one is looked at.

@@ -179,7 +179,7 @@ pub(super) async fn answer(
     let statistics = |models: &[Model]| ok(json!({"model_stats": context.statistics.of(models)}));
     match endpoint {
         Endpoint::Server => ok(metadata::server(context.limits.admin)),
-        Endpoint::Live => ok(json!({"live": true})),
+        Endpoint::Live => Ok(live(context)),
         Endpoint::Ready => Ok(ready(context)),
         Endpoint::Models => {
             let names: Vec<_> = Place::all(&context.services).map(Place::name).collect();
@@ -199,6 +199,13 @@ pub(super) async fn answer(
 
 fn ok(value: impl Serialize) -> Result<Reply, Failure> {
     Ok(reply::json(StatusCode::OK, &value))
+}
+
+fn live(context: &Context) -> Reply {
+    match context.services.readiness.alive() {
+        Ok(()) => reply::json(StatusCode::OK, &json!({"live": true})),
+        Err(reason) => reply::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"live": false, "error": reason})),
+    }
 }
 
 /// Both members, because the specification and its clients disagree on which one is looked at.
