@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use convoy::faq::corpus::{Duplicate, Original};
-use convoy::faq::encoder::Scratch;
+use convoy::faq::encoder::{Precision, Scratch};
 use convoy::faq::live::{Mismatch, OpenError};
 use convoy::faq::{Corpus, Encoder, Loaded, Matcher, Model, TrainOptions, train, train_with};
 use safetensors::{Dtype, tensor::TensorView};
@@ -206,7 +206,15 @@ fn gelu(x: f64) -> f64 {
 #[test]
 fn vectors_are_the_textbook_ones_alone_and_in_a_batch() {
     let folder = folder();
-    let encoder = Encoder::open(folder.path()).unwrap();
+    for (precision, most) in [(Precision::F32, 1e-5), (Precision::Int8, 0.02)] {
+        let encoder = Encoder::open(folder.path(), precision).unwrap();
+        let apart = furthest_from_the_textbook(&encoder);
+        assert!(apart < most, "{precision}: {apart}");
+    }
+}
+
+/// The most that a number of a vector is off; vectors of texts alone are those of the batch, to the last bit.
+fn furthest_from_the_textbook(encoder: &Encoder) -> f64 {
     let textbook = Textbook(weights());
     let asked = [
         ("reset my password?", &[2, 4, 5, 6, 7, 19, 3][..]),
@@ -216,18 +224,49 @@ fn vectors_are_the_textbook_ones_alone_and_in_a_batch() {
     ];
     let mut scratch = Scratch::default();
     let batch = encoder.embed(asked.iter().map(|(text, _)| *text), &mut scratch);
+    let mut furthest = 0.0_f64;
     for ((text, tokens), found) in asked.iter().zip(batch.chunks_exact(WIDTH)) {
         let expected = textbook.embed(tokens);
         let apart = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-        assert!(apart < 1e-5, "{text:?}: {apart}");
+        furthest = furthest.max(apart);
         assert_eq!(encoder.embed([*text], &mut scratch), found, "{text:?} alone");
+    }
+    furthest
+}
+
+#[test]
+fn a_vector_depends_on_no_batch_and_no_thread() {
+    let folder = folder();
+    let words = ["reset", "my", "password", "parcel", "where", "is", "the", "card", "pay", "lost", "a", "?"];
+    let text = |seed: usize| {
+        let word = |at: usize| words[(seed * 7 + at * (seed % 5 + 1)) % words.len()];
+        (0..seed % 23).map(word).collect::<Vec<_>>().join(" ")
+    };
+    let texts: Vec<String> = (0..60).map(text).collect();
+    for precision in [Precision::F32, Precision::Int8] {
+        let encoder = Encoder::open(folder.path(), precision).unwrap();
+        let embed = |batch: usize| -> Vec<u32> {
+            let mut scratch = Scratch::default();
+            let batches = texts
+                .chunks(batch)
+                .flat_map(|texts| encoder.embed(texts.iter().map(String::as_str), &mut scratch));
+            batches.map(f32::to_bits).collect()
+        };
+        let alone = embed(1);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                [1, 2, 7, 60].map(|batch| (batch, scope.spawn(move || embed(batch)))).into();
+            for (batch, thread) in threads {
+                assert!(thread.join().unwrap() == alone, "{precision} by {batch}");
+            }
+        });
     }
 }
 
 #[test]
 fn long_and_strange_texts_are_cut_and_read() {
     let folder = folder();
-    let encoder = Encoder::open(folder.path()).unwrap();
+    let encoder = Encoder::open(folder.path(), Precision::Int8).unwrap();
     let mut scratch = Scratch::default();
     for text in ["card ".repeat(30_000), "\u{0}".repeat(5000), "é😀你".repeat(3000), "a".repeat(100_000)]
     {
@@ -244,7 +283,7 @@ fn folders_that_are_no_encoder_are_refused_by_file() {
     let refused = |name: &str, change: &dyn Fn(&Path)| {
         let folder = folder();
         change(&folder.path().join(name));
-        let error = Encoder::open(folder.path()).unwrap_err();
+        let error = Encoder::open(folder.path(), Precision::Int8).unwrap_err();
         assert_eq!(error.path, folder.path().join(name), "{error}");
     };
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
@@ -295,10 +334,10 @@ fn corpus() -> Corpus {
 #[test]
 fn a_model_with_an_encoder_is_saved_and_answers_as_before() {
     let folder = folder();
-    let encoder = Arc::new(Encoder::open(folder.path()).unwrap());
+    let encoder = Arc::new(Encoder::open(folder.path(), Precision::Int8).unwrap());
     let train = || Arc::new(train_with(&corpus(), &TrainOptions::default(), Some(&encoder), |_| {}));
     let model = train();
-    assert_eq!(model.encoder_digest(), Some(encoder.digest()));
+    assert_eq!(model.encoder(), Some(encoder.identity()));
     assert_eq!(model.to_bytes(), train().to_bytes());
     let path = folder.path().join("faq.safetensors");
     model.save(&path).unwrap();
@@ -322,7 +361,7 @@ fn a_model_without_its_encoder_is_a_clear_error() {
     let mut changed = weights();
     changed.get_mut("embeddings.LayerNorm.bias").unwrap().1[3] += 0.5;
     write_folder(other.path(), &changed);
-    let encoder = Encoder::open(folder.path()).unwrap();
+    let encoder = Encoder::open(folder.path(), Precision::Int8).unwrap();
     let path = folder.path().join("faq.safetensors");
     train_with(&corpus(), &TrainOptions::default(), Some(&encoder), |_| {}).save(&path).unwrap();
     let missing = Loaded::open(&path, None).unwrap_err();
@@ -330,6 +369,15 @@ fn a_model_without_its_encoder_is_a_clear_error() {
     assert!(missing.to_string().contains("--embeddings"), "{missing}");
     let wrong = Loaded::open(&path, Some(other.path())).unwrap_err();
     assert!(matches!(&wrong, OpenError::Mismatch { mismatch: Mismatch::Other { .. }, .. }), "{wrong}");
+    // The same files, read in another precision, give other vectors.
+    let floats = Arc::new(Encoder::open(folder.path(), Precision::F32).unwrap());
+    let model = Arc::new(train_with(&corpus(), &TrainOptions::default(), Some(&encoder), |_| {}));
+    let other = Loaded::new(model, Some(floats.clone())).unwrap_err();
+    assert!(other.to_string().contains("(int8), not") && other.to_string().contains("(f32) in"), "{other}");
+    // A model says which it needs.
+    train_with(&corpus(), &TrainOptions::default(), Some(&floats), |_| {}).save(&path).unwrap();
+    let loaded = Loaded::open(&path, Some(folder.path())).unwrap();
+    assert_eq!(loaded.encoder().unwrap().identity(), floats.identity());
     // A lexical model looks at no folder.
     train(&corpus(), &TrainOptions::default(), |_| {}).save(&path).unwrap();
     assert!(Loaded::open(&path, Some(Path::new("nowhere"))).unwrap().encoder().is_none());
@@ -338,7 +386,7 @@ fn a_model_without_its_encoder_is_a_clear_error() {
 #[test]
 fn damaged_files_of_a_model_with_an_encoder_are_refused() {
     let folder = folder();
-    let encoder = Encoder::open(folder.path()).unwrap();
+    let encoder = Encoder::open(folder.path(), Precision::Int8).unwrap();
     let bytes = train_with(&corpus(), &TrainOptions::default(), Some(&encoder), |_| {}).to_bytes();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     for at in (header..bytes.len()).step_by((bytes.len() - header) / 400 + 1) {

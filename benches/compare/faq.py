@@ -1,6 +1,7 @@
 """The FAQ reference - TF-IDF of question pairs and LightGBM - and convoy on the same split, in one run.
 
-    python3 benches/compare/faq.py [--questions Q.tsv --train T.tsv --test U.tsv] [--trees 8000] [--embeddings FOLDER]
+    python3 benches/compare/faq.py [--questions Q.tsv --train T.tsv --test U.tsv] [--trees 8000] [--no-reference]
+                                      [--embeddings FOLDER [--precision f32 int8]]
 
 The reference scores a question against every original: the TF-IDF vectors of both texts side by side go through gradient
 boosted trees, as Microsoft's "MLAKSDeployAML" tutorial trains them (one match and 20 non-matches a text, match pairs weighed
@@ -35,7 +36,11 @@ def arguments():
     parser.add_argument("--trees", type=int, default=8000)
     parser.add_argument("--negatives", type=int, default=20)
     parser.add_argument("--limit", type=int, help="judge the reference on the first so many test questions only")
+    parser.add_argument("--no-reference", action="store_true", help="leave the reference out")
     parser.add_argument("--embeddings", help="folder of the embedding model: adds a row for convoy with it")
+    parser.add_argument(
+        "--precision", nargs="+", default=["int8"], help="how the embedding model computes, a row for each"
+    )
     parser.add_argument("--convoy", help="the binary; built when not given")
     parser.add_argument("--reference-only", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -100,13 +105,14 @@ def run_reference(args):
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def run_convoy(convoy, args, embeddings):
-    extra = ["--embeddings", embeddings] if embeddings else []
+def run_convoy(convoy, args, precision):
+    extra = ["--embeddings", args.embeddings] if precision else []
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "faq.safetensors")
         files = ["--questions", args.questions, "--duplicates"]
         started = time.perf_counter()
         train = [convoy, "faq", "train", *files, args.train, "--out", model, *extra]
+        train += ["--precision", precision] if precision else []
         subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
         trained = time.perf_counter() - started
         evaluate = [convoy, "faq", "eval", "--model", model, *files, args.test, *extra]
@@ -114,7 +120,11 @@ def run_convoy(convoy, args, embeddings):
     questions, *figures = re.search(r"^all +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)", report, re.M).groups()
     acc1, acc3, acc10, rank = map(float, figures)
     ms = float(re.search(r"p50 ([\d.]+) us", report).group(1)) / 1000
-    return {"acc1": acc1, "acc3": acc3, "acc10": acc10, "rank": rank, "ms": ms, "train": trained, "questions": questions}
+    one, queue = re.search(r"(\d+) questions/s one at a time, (\d+) from a long queue", report).groups()
+    return {
+        "acc1": acc1, "acc3": acc3, "acc10": acc10, "rank": rank, "ms": ms, "train": trained, "questions": questions,
+        "one": one, "queue": queue,
+    }  # fmt: skip
 
 
 def build():
@@ -128,14 +138,18 @@ def main():
         return reference(args)
     convoy = args.convoy or build()
     results = [("convoy", run_convoy(convoy, args, None))]
-    if args.embeddings:
-        results.append(("convoy, embeddings", run_convoy(convoy, args, args.embeddings)))
-    results.append((f"reference, {args.trees} trees", run_reference(args)))
-    print(f"{'':<24}{'questions':>10}{'acc@1':>8}{'acc@3':>8}{'acc@10':>8}{'rank':>8}{'ms p50':>10}{'train s':>9}")
+    for precision in args.precision if args.embeddings else []:
+        results.append((f"convoy, embeddings {precision}", run_convoy(convoy, args, precision)))
+    if not args.no_reference:
+        results.append((f"reference, {args.trees} trees", run_reference(args)))
+    print(
+        f"{'':<24}{'questions':>10}{'acc@1':>8}{'acc@3':>8}{'acc@10':>8}{'rank':>8}{'ms p50':>10}"
+        f"{'1 a time/s':>11}{'queue/s':>9}{'train s':>9}"
+    )
     for name, r in results:
         print(
-            f"{name:<24}{r['questions']:>10}{r['acc1']:>8.3f}{r['acc3']:>8.3f}{r['acc10']:>8.3f}"
-            f"{r['rank']:>8.2f}{r['ms']:>10.3f}{r['train']:>9.1f}"
+            f"{name:<24}{r['questions']:>10}{r['acc1']:>8.4f}{r['acc3']:>8.3f}{r['acc10']:>8.3f}"
+            f"{r['rank']:>8.3f}{r['ms']:>10.3f}{r.get('one', ''):>11}{r.get('queue', ''):>9}{r['train']:>9.1f}"
         )
 
 

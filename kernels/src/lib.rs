@@ -8,10 +8,12 @@
 //! | [`mod@resize`] | executing those tables on the CPU: portable (the oracle) and AVX2, byte for byte the same |
 //! | [`mod@normalize`] | 8-bit interleaved pixels to normalised planar floats |
 //! | [`conv`] | convolutional networks on the CPU |
+//! | [`int8`] | fully connected layers in 8 bits on the CPU |
 //! | [`priority`] | how threads that compute for long and threads that somebody waits for share the processors |
 
 pub mod conv;
 pub mod geometry;
+pub mod int8;
 pub mod normalize;
 pub mod priority;
 pub mod resize;

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::faq::{
     Corpus, Encoder, Loaded, Match, Matcher, Model, Progress, Ranking, Report, TrainOptions,
     corpus::read_texts,
+    encoder::Precision,
     eval::{compare, plot::reliability_svg},
     evaluate, train_with,
 };
@@ -34,6 +35,9 @@ pub(super) enum FaqCommand {
         seed: u64,
         #[command(flatten)]
         embeddings: EmbeddingsArgs,
+        /// How the embedding model computes, here and when answering: int8 is faster, f32 gives its authors' vectors.
+        #[arg(long, value_name = "PRECISION", value_enum, default_value_t, requires = "embeddings")]
+        precision: Precision,
     },
     /// Judge a model on duplicates it was not trained on.
     Eval {
@@ -114,8 +118,10 @@ impl EmbeddingsArgs {
 /// Runs one of them.
 pub(super) fn run(command: FaqCommand) -> anyhow::Result<()> {
     match command {
-        FaqCommand::Train { corpus, out, seed, embeddings } => {
-            run_train(&corpus.read()?, &out, seed, embeddings.embeddings.as_deref())
+        FaqCommand::Train { corpus, out, seed, embeddings, precision } => {
+            let encoder =
+                embeddings.embeddings.map(|folder| Encoder::open(&folder, precision)).transpose()?;
+            run_train(&corpus.read()?, &out, seed, encoder.as_ref())
         }
         FaqCommand::Eval { model, against, corpus, out_of_scope, plot, embeddings } => {
             let corpus = corpus.read()?;
@@ -144,12 +150,11 @@ fn say(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
     writeln!(io::stdout().lock(), "{line}").context("cannot write to standard output")
 }
 
-fn run_train(corpus: &Corpus, out: &Path, seed: u64, embeddings: Option<&Path>) -> anyhow::Result<()> {
+fn run_train(corpus: &Corpus, out: &Path, seed: u64, encoder: Option<&Encoder>) -> anyhow::Result<()> {
     let started = Instant::now();
     let options = TrainOptions { seed, ..TrainOptions::default() };
-    let encoder = embeddings.map(Encoder::open).transpose()?;
     let mut display = Display::default();
-    let model = train_with(corpus, &options, encoder.as_ref(), |progress| display.show(progress));
+    let model = train_with(corpus, &options, encoder, |progress| display.show(progress));
     display.clear();
     model.save(out).with_context(|| format!("cannot write {}", out.display()))?;
     say(format_args!(
@@ -207,7 +212,10 @@ fn run_inspect(path: &Path) -> anyhow::Result<()> {
     let model = Model::load(path)?;
     let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     let answers = model.questions().iter().filter(|original| original.answer.is_some()).count();
-    let encoder = model.encoder_digest().unwrap_or("none: the model is lexical");
+    let encoder = match model.encoder() {
+        Some(encoder) => format!("{} in {}", encoder.digest, encoder.precision),
+        None => "none: the model is lexical".to_owned(),
+    };
     say(format_args!(
         "file        {}, {bytes} bytes, format version {}",
         path.display(),

@@ -25,10 +25,18 @@ pub(super) struct Embedding {
     pub(super) similar: f32,
 }
 
-/// Working memory of one thread.
+/// The products of some vectors with a model's rows: working memory of one thread.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
-    products: Vec<f32>,
+pub(super) struct Products {
+    head: Vec<f32>,
+    texts: Vec<f32>,
+}
+
+/// Those of one vector.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product<'a> {
+    head: &'a [f32],
+    texts: &'a [f32],
 }
 
 impl Embedding {
@@ -74,17 +82,28 @@ impl Embedding {
         unpack(&self.texts, self.class_ends.last().map_or(0, |end| *end as usize))
     }
 
+    /// Multiplies `vectors`, row by row: several at once read the model's rows from memory but once.
+    pub(super) fn multiply<'a>(
+        &self,
+        vectors: &[f32],
+        products: &'a mut Products,
+    ) -> impl Iterator<Item = Product<'a>> {
+        let Products { head, texts } = products;
+        let count = vectors.len() / self.width;
+        head.resize(count * self.head.outputs(), 0.0);
+        self.head.apply(vectors, head);
+        texts.resize(count * self.texts.outputs(), 0.0);
+        self.texts.apply(vectors, texts);
+        let rows = head.chunks_exact(self.head.outputs()).zip(texts.chunks_exact(self.texts.outputs()));
+        rows.map(|(head, texts)| Product { head, texts })
+    }
+
     /// Adds to every class's score `weights[0]` times the regression's and `weights[1]` times its nearest text's cosine.
-    pub(super) fn score(&self, vector: &[f32], weights: [f32; 2], scratch: &mut Scratch, scores: &mut [f32]) {
-        let Scratch { products } = scratch;
-        products.resize(self.head.outputs(), 0.0);
-        self.head.apply(vector, products);
-        scores.iter_mut().zip(&*products).for_each(|(score, product)| *score += weights[0] * product);
-        products.resize(self.texts.outputs(), 0.0);
-        self.texts.apply(vector, products);
+    pub(super) fn score(&self, product: Product<'_>, weights: [f32; 2], scores: &mut [f32]) {
+        scores.iter_mut().zip(product.head).for_each(|(score, product)| *score += weights[0] * product);
         let mut start = 0;
         for (score, end) in scores.iter_mut().zip(&self.class_ends) {
-            let texts = &products[start..*end as usize];
+            let texts = &product.texts[start..*end as usize];
             start = *end as usize;
             if !texts.is_empty() {
                 *score += weights[1] * texts.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -120,10 +139,17 @@ mod tests {
         let head = [1.0, 0.0, 0.0, 2.0];
         let texts = [0.6, 0.8, 1.0, 0.0, 0.0, -1.0];
         let embedding = Embedding::new(2, &head, &texts, vec![2, 3], 1.0);
-        let (mut scratch, mut scores) = (Scratch::default(), [10.0, 20.0]);
-        embedding.score(&[0.8, 0.6], [1.0, 0.5], &mut scratch, &mut scores);
-        let expected = [10.0 + 0.8 + 0.5 * 0.96, 20.0 + 1.2 - 0.5 * 0.6];
-        assert!(scores.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}");
+        let mut products = Products::default();
+        let both: Vec<Product<'_>> = embedding.multiply(&[0.8, 0.6, -1.0, 0.0], &mut products).collect();
+        for (product, expected) in both
+            .iter()
+            .zip([[10.0 + 0.8 + 0.5 * 0.96, 20.0 + 1.2 - 0.5 * 0.6], [10.0 - 1.0 - 0.5 * 0.6, 20.0]])
+        {
+            let mut scores = [10.0, 20.0];
+            embedding.score(*product, [1.0, 0.5], &mut scores);
+            assert!(scores.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}");
+        }
+        assert_eq!(both.len(), 2);
     }
 
     #[test]
@@ -135,8 +161,9 @@ mod tests {
         let embedding = Embedding::fit(&vectors, 3, &[2, 0, 1, 2], &[0, 1, 2, 3], 3, solver);
         assert_eq!(embedding.class_ends, [1, 2, 4]);
         for (row, class) in rows.iter().zip([2, 0, 1, 2]) {
-            let mut scores = [0.0; 3];
-            embedding.score(row, [1.0, 1.0], &mut Scratch::default(), &mut scores);
+            let (mut products, mut scores) = (Products::default(), [0.0; 3]);
+            let product = embedding.multiply(row, &mut products).next().expect("one");
+            embedding.score(product, [1.0, 1.0], &mut scores);
             assert!((0..3).all(|other| scores[other] <= scores[class]), "{scores:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! What answers now: a model with the encoder it needs, replaced as one while questions are answered. Workers take it once
 //! per batch, so a batch is answered by one model and no question is dropped when another takes its place.
 
-use super::encoder::{Encoder, EncoderError};
+use super::encoder::{Encoder, EncoderError, Identity};
 use super::model::Model;
 use super::storage::LoadError;
 use arc_swap::ArcSwap;
@@ -20,19 +20,19 @@ pub struct Loaded {
 pub enum Mismatch {
     /// The model needs an encoder.
     #[error(
-        "the FAQ model needs the embedding model {needed:.16}: give its folder (--embeddings, of `convoy serve` --faq-embeddings)"
+        "the FAQ model needs the embedding model {needed}: give its folder (--embeddings, of `convoy serve` --faq-embeddings)"
     )]
     Missing {
-        /// Its digest.
-        needed: String,
+        /// Which.
+        needed: Identity,
     },
     /// The model needs another encoder.
-    #[error("the FAQ model needs the embedding model {needed:.16}, not {found:.16} in {}", path.display())]
+    #[error("the FAQ model needs the embedding model {needed}, not {found} in {}", path.display())]
     Other {
-        /// Digest of the one it needs.
-        needed: String,
-        /// Digest of the one given.
-        found: String,
+        /// The one it needs.
+        needed: Identity,
+        /// The one given.
+        found: Identity,
         /// Where that one is.
         path: PathBuf,
     },
@@ -63,27 +63,29 @@ impl Loaded {
     /// # Errors
     /// [`Mismatch`] where the model needs another encoder or one that is not given.
     pub fn new(model: Arc<Model>, encoder: Option<Arc<Encoder>>) -> Result<Self, Mismatch> {
-        let Some(needed) = model.encoder_digest().map(str::to_owned) else {
+        let Some(needed) = model.encoder().cloned() else {
             return Ok(Self { model, encoder: None });
         };
         match encoder {
             None => Err(Mismatch::Missing { needed }),
-            Some(encoder) if encoder.digest() != needed => {
-                let (found, path) = (encoder.digest().to_owned(), encoder.path().to_owned());
+            Some(encoder) if *encoder.identity() != needed => {
+                let (found, path) = (encoder.identity().clone(), encoder.path().to_owned());
                 Err(Mismatch::Other { needed, found, path })
             }
             Some(encoder) => Ok(Self { model, encoder: Some(encoder) }),
         }
     }
 
-    /// Reads the model in `path` and, where it needs one, the encoder in the folder `embeddings`.
+    /// Reads the model in `path` and, where it needs one, the encoder in the folder `embeddings`, to compute as the
+    /// model asks.
     ///
     /// # Errors
     /// [`OpenError`] where a file cannot be used or both do not go together.
     pub fn open(path: &Path, embeddings: Option<&Path>) -> Result<Self, OpenError> {
         let model = Arc::new(Model::load(path)?);
-        let folder = embeddings.filter(|_| model.encoder_digest().is_some());
-        let encoder = folder.map(Encoder::open).transpose()?.map(Arc::new);
+        let needed = embeddings.zip(model.encoder());
+        let encoder = needed.map(|(folder, needed)| Encoder::open(folder, needed.precision));
+        let encoder = encoder.transpose()?.map(Arc::new);
         Self::new(model, encoder).map_err(|mismatch| OpenError::Mismatch { path: path.to_owned(), mismatch })
     }
 

@@ -28,6 +28,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 pub use corpus::{Corpus, CorpusError};
+use embedding::Products;
 pub use encoder::Encoder;
 pub use eval::{Report, evaluate};
 pub use live::{Live, Loaded};
@@ -78,12 +79,18 @@ pub struct Matcher {
     loaded: Arc<Loaded>,
     scratch: Scratch,
     encoder: encoder::Scratch,
+    products: Products,
 }
 
 impl Matcher {
     /// One that shares `loaded`.
     pub fn new(loaded: Arc<Loaded>) -> Self {
-        Self { loaded, scratch: Scratch::default(), encoder: encoder::Scratch::default() }
+        Self {
+            loaded,
+            scratch: Scratch::default(),
+            encoder: encoder::Scratch::default(),
+            products: Products::default(),
+        }
     }
 
     /// The model.
@@ -96,23 +103,23 @@ impl Matcher {
         self.rank_all([(text, top)]).pop().expect("bug: one question has one answer")
     }
 
-    /// Answers several questions in their order; an encoder reads them together.
+    /// Answers several questions in their order; an encoder reads them together, and a model's rows are read once for all.
     pub fn rank_all<'t>(
         &mut self,
         questions: impl IntoIterator<Item = (&'t str, Option<usize>)>,
     ) -> Vec<Ranking> {
-        let Self { loaded, scratch, encoder } = self;
+        let Self { loaded, scratch, encoder, products } = self;
         let model = loaded.model();
         let questions: Vec<(String, Option<usize>)> =
             questions.into_iter().map(|(text, top)| (clean::clean(text), top)).collect();
         let texts = questions.iter().map(|(text, _)| text.as_str());
-        let vectors = loaded.encoder().map(|network| (network.embed(texts, encoder), network.width()));
-        let answer = |(at, (text, top)): (usize, &(String, Option<usize>))| {
-            let vector = vectors.as_ref().map(|(all, width)| &all[at * width..][..*width]);
-            let (matches, scope) = model.rank(text, vector, *top, scratch);
+        let vectors = loaded.encoder().map(|network| network.embed(texts, encoder)).unwrap_or_default();
+        let mut products = model.multiply(&vectors, products);
+        let answer = |(text, top): &(String, Option<usize>)| {
+            let (matches, scope) = model.rank(text, products.next(), *top, scratch);
             Ranking { matches, scope, model: model.clone() }
         };
-        questions.iter().enumerate().map(answer).collect()
+        questions.iter().map(answer).collect()
     }
 }
 

@@ -5,8 +5,8 @@ use super::Match;
 use super::blend::{self, HeldOut};
 use super::bm25::{self, Postings};
 use super::corpus::{Corpus, Original};
-use super::embedding::{self, Embedding};
-use super::encoder::Simd;
+use super::embedding::{Embedding, Product, Products};
+use super::encoder::{Identity, Simd};
 use super::features::{Features, Featurizer, Kind, Vocabulary};
 use super::kin::Kinship;
 use super::logistic::{Weights, softmax};
@@ -35,8 +35,8 @@ pub struct Model {
     /// Weight of the nearest text's cosine.
     pub(super) nearest: f32,
     pub(super) kinship: Kinship,
-    /// What it learnt from an encoder's vectors, weighed by the blend, and that encoder's digest.
-    pub(super) embedding: Option<(Embedding, String)>,
+    /// What it learnt from an encoder's vectors, weighed by the blend, and that encoder.
+    pub(super) embedding: Option<(Embedding, Identity)>,
     pub(super) scope: Scope,
     /// Duplicates it was trained on.
     pub(super) duplicates: u64,
@@ -63,8 +63,8 @@ pub(super) struct Parts<'a> {
     pub(super) answers: Postings,
     pub(super) held_out: &'a HeldOut,
     pub(super) blend: &'a [f64],
-    /// Digest of the encoder whose vectors were trained on.
-    pub(super) encoder: Option<&'a str>,
+    /// The encoder whose vectors were trained on.
+    pub(super) encoder: Option<&'a Identity>,
 }
 
 /// Working memory of one thread; a question costs no allocation but for its answer.
@@ -75,7 +75,6 @@ pub(super) struct Scratch {
     scores: Vec<f32>,
     /// Probabilities before loans.
     before: Vec<f32>,
-    embedding: embedding::Scratch,
 }
 
 impl Model {
@@ -115,9 +114,9 @@ impl Model {
             kinship,
             embedding: embedding
                 .zip(encoder)
-                .map(|(embedding, digest)| (embedding.weighed(blend), digest.to_owned())),
+                .map(|(embedding, encoder)| (embedding.weighed(blend), encoder.clone())),
             duplicates: corpus.duplicates.len() as u64,
-            digest: digest(corpus, options, encoder),
+            digest: digest(corpus, options, encoder.map(|encoder| encoder.digest.as_str())),
         }
     }
 
@@ -155,21 +154,31 @@ impl Model {
         self.scope.threshold
     }
 
-    /// SHA-256 of the encoder it needs, as [`Encoder::digest`](super::Encoder::digest) gives it; `None` for a lexical model.
-    pub fn encoder_digest(&self) -> Option<&str> {
-        self.embedding.as_ref().map(|(_, digest)| digest.as_str())
+    /// The encoder it needs; `None` for a lexical model.
+    pub fn encoder(&self) -> Option<&Identity> {
+        self.embedding.as_ref().map(|(_, encoder)| encoder)
+    }
+
+    /// What [`Model::rank`] needs of the vectors of texts, row by row; nothing for a lexical model.
+    pub(super) fn multiply<'a>(
+        &self,
+        vectors: &[f32],
+        products: &'a mut Products,
+    ) -> impl Iterator<Item = Product<'a>> {
+        let embedding = self.embedding.as_ref();
+        embedding.map(|(embedding, _)| embedding.multiply(vectors, products)).into_iter().flatten()
     }
 
     /// The `top` likeliest originals of a cleaned text (all where `None`), likeliest first and ties by index, and the scope
-    /// of the question. A model that needs an encoder is given the text's vector.
+    /// of the question. A model that needs an encoder is given the products of the text's vector.
     pub(super) fn rank(
         &self,
         text: &str,
-        vector: Option<&[f32]>,
+        product: Option<Product<'_>>,
         top: Option<usize>,
         scratch: &mut Scratch,
     ) -> (Vec<Match>, f32) {
-        let known = self.score(text, vector, scratch);
+        let known = self.score(text, product, scratch);
         let Scratch { scores, before, .. } = scratch;
         let scope = self.scope.score(&Best::of(scores, &self.constants));
         softmax(scores);
@@ -191,8 +200,8 @@ impl Model {
     }
 
     /// The blended score of every original, before softmax; false where nothing is known of the text.
-    fn score(&self, text: &str, vector: Option<&[f32]>, scratch: &mut Scratch) -> bool {
-        let Scratch { featurizer, cosines, scores, embedding: space, .. } = scratch;
+    fn score(&self, text: &str, product: Option<Product<'_>>, scratch: &mut Scratch) -> bool {
+        let Scratch { featurizer, cosines, scores, .. } = scratch;
         let features = featurizer.features(&self.vocabulary, text);
         scores.clear();
         scores.resize(self.originals.len(), 0.0);
@@ -202,8 +211,8 @@ impl Model {
         scores.copy_from_slice(&self.constants);
         Simd::detect().run(GramScores { model: self, features, cosines, scores });
         if let Some((embedding, _)) = &self.embedding {
-            let vector = vector.expect("bug: a model and its encoder are loaded together");
-            embedding.score(vector, [1.0, embedding.similar], space, scores);
+            let product = product.expect("bug: a model and its encoder are loaded together");
+            embedding.score(product, [1.0, embedding.similar], scores);
         }
         true
     }

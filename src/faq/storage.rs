@@ -28,11 +28,12 @@
 //! | `question.text_end`, `answer.text_end` | U32 | N | where each ends; an empty answer is none |
 //!
 //! The metadata key `convoy.faq` holds JSON: `version`, `digest` (of the training data), `duplicates` (how many), `encoder` (its
-//! digest, where one is needed) and `checksum` (of the tensors).
+//! digest, where one is needed), `precision` (how that computes; f32 if absent) and `checksum` (of the tensors).
 
 use super::bm25::{self, Postings};
 use super::corpus::{MAX_ORIGINALS, Original};
 use super::embedding::Embedding;
+use super::encoder::{Identity, Precision};
 use super::features::{Entry, Kind, Vocabulary};
 use super::kin::Kinship;
 use super::model::{Fnv, Model, Quantised};
@@ -132,6 +133,8 @@ struct Metadata {
     duplicates: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     encoder: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<Precision>,
     checksum: String,
 }
 
@@ -174,7 +177,8 @@ impl Model {
             version: VERSION,
             digest: self.digest.clone(),
             duplicates: self.duplicates,
-            encoder: self.encoder_digest().map(str::to_owned),
+            encoder: self.encoder().map(|encoder| encoder.digest.clone()),
+            precision: self.encoder().map(|encoder| encoder.precision),
             checksum: checksum.hex(),
         };
         let metadata = serde_json::to_string(&metadata).expect("bug: plain fields are JSON");
@@ -261,7 +265,10 @@ impl Model {
             nearest: file.weights("near.blend", Dtype::F32, 1, f32::from_le_bytes)?[0],
             kinship: file.kinship(classes)?,
             embedding: match metadata.encoder {
-                Some(digest) => Some((file.embedding(classes)?, digest)),
+                Some(digest) => {
+                    let precision = metadata.precision.unwrap_or(Precision::F32);
+                    Some((file.embedding(classes)?, Identity { digest, precision }))
+                }
                 None => None,
             },
             scope: file.scope()?,

@@ -6,7 +6,7 @@ use super::blend::{self, EMBEDDED, HeldOut, LEXICAL};
 use super::bm25::Postings;
 use super::clean::clean;
 use super::corpus::Corpus;
-use super::embedding::{self, Embedding};
+use super::embedding::{Embedding, Products};
 use super::encoder::{self, Encoder};
 use super::features::{Features, Featurizer, Kind, Vocabulary};
 use super::kin::Kinship;
@@ -101,7 +101,7 @@ pub fn train_with(
     let answers = data.index_answers();
     let kinship = Kinship::fit(&data.rows, &data.labels, &data.kinds, data.classes);
     let (held_out, blend, vocabulary) = (&held_out, &blend, data.vocabulary);
-    let encoder = encoder.map(Encoder::digest);
+    let encoder = encoder.map(Encoder::identity);
     Model::new(Parts { corpus, options, vocabulary, scorers, kinship, answers, held_out, blend, encoder })
 }
 
@@ -237,9 +237,10 @@ impl Data {
         let features = Features { indices: row.0, values: row.1 };
         scorers.neighbours.score(features, 1.0, &mut Vec::new(), runs[blend::NEAREST]);
         if let Some((embedding, vector)) = scorers.embedding.as_ref().zip(vector) {
-            let mut scratch = embedding::Scratch::default();
-            embedding.score(vector, [1.0, 0.0], &mut scratch, runs[blend::HEAD]);
-            embedding.score(vector, [0.0, 1.0], &mut scratch, runs[blend::SIMILAR]);
+            for product in embedding.multiply(vector, &mut Products::default()) {
+                embedding.score(product, [1.0, 0.0], runs[blend::HEAD]);
+                embedding.score(product, [0.0, 1.0], runs[blend::SIMILAR]);
+            }
         }
     }
 }

@@ -15,6 +15,13 @@ pub(in crate::faq) struct Simd {
 }
 
 impl Simd {
+    /// What every processor has.
+    #[cfg(test)]
+    pub(super) const PLAIN: Self = Self {
+        #[cfg(target_arch = "x86_64")]
+        wide: None,
+    };
+
     /// AVX2 with fused multiplication and addition where the processor has them.
     pub(in crate::faq) fn detect() -> Self {
         Self {

@@ -2,10 +2,10 @@
 //! names; a damaged or hostile file gives an [`EncoderError`].
 
 use super::elementwise::{Norm, Simd};
+use super::linear::{Linear, Precision};
 use super::network::{HEAD, Layer, Network};
-use super::{Encoder, MAX_TOKENS};
+use super::{Encoder, Identity, MAX_TOKENS};
 use crate::faq::storage::check_header;
-use kernels::conv::Dense;
 use safetensors::tensor::SafeTensorError;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -115,7 +115,7 @@ impl Config {
 }
 
 /// See [`Encoder::open`].
-pub(super) fn open(folder: &Path) -> Result<Encoder, EncoderError> {
+pub(super) fn open(folder: &Path, precision: Precision) -> Result<Encoder, EncoderError> {
     let mut hasher = Sha256::new();
     let mut read = |name: &str| {
         let path = folder.join(name);
@@ -128,9 +128,12 @@ pub(super) fn open(folder: &Path) -> Result<Encoder, EncoderError> {
     let parsed = at(&config.0, parse_config(&config.1))?;
     let tokens = parsed.max_position_embeddings.min(MAX_TOKENS);
     let tokenizer = at(&tokenizer.0, parse_tokenizer(&tokenizer.1, tokens))?;
-    let network = at(&tensors.0, build(&parsed, &tensors.1))?;
+    let network = at(&tensors.0, build(&parsed, precision, &tensors.1))?;
+    if precision != Precision::F32 {
+        hasher.update(precision.name());
+    }
     let digest = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Encoder { tokenizer, network, digest, path: folder.to_owned() })
+    Ok(Encoder { tokenizer, network, identity: Identity { digest, precision }, path: folder.to_owned() })
 }
 
 fn at<T>(path: &Path, result: Result<T, Problem>) -> Result<T, EncoderError> {
@@ -158,9 +161,9 @@ fn parse_tokenizer(bytes: &[u8], tokens: usize) -> Result<Tokenizer, Problem> {
     Ok(tokenizer)
 }
 
-fn build(config: &Config, bytes: &[u8]) -> Result<Network, Problem> {
+fn build(config: &Config, precision: Precision, bytes: &[u8]) -> Result<Network, Problem> {
     check_header(bytes).map_err(|_| Problem::Header)?;
-    let tensors = Tensors::new(SafeTensors::deserialize(bytes)?);
+    let tensors = Tensors::new(SafeTensors::deserialize(bytes)?, precision);
     let width = config.hidden_size;
     let types = tensors.read("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?;
     let shape = [config.max_position_embeddings, width];
@@ -180,16 +183,17 @@ fn build(config: &Config, bytes: &[u8]) -> Result<Network, Problem> {
     })
 }
 
-/// The tensors by name; a prefix `bert.` is allowed.
+/// The tensors by name; a prefix `bert.` is allowed. Layers are packed in one precision.
 struct Tensors<'a> {
     file: SafeTensors<'a>,
     prefix: &'static str,
+    precision: Precision,
 }
 
 impl<'a> Tensors<'a> {
-    fn new(file: SafeTensors<'a>) -> Self {
+    fn new(file: SafeTensors<'a>, precision: Precision) -> Self {
         let prefixed = file.names().iter().any(|name| name.starts_with("bert."));
-        Self { file, prefix: if prefixed { "bert." } else { "" } }
+        Self { file, prefix: if prefixed { "bert." } else { "" }, precision }
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Problem> {
@@ -210,9 +214,10 @@ impl<'a> Tensors<'a> {
         })
     }
 
-    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Dense, Problem> {
+    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear, Problem> {
         let weight = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
-        Ok(pack(&weight, &self.read(&format!("{name}.bias"), &[outputs])?, inputs))
+        let bias = self.read(&format!("{name}.bias"), &[outputs])?;
+        Ok(Linear::pack(self.precision, &weight, &bias, inputs))
     }
 
     fn layer(&self, at: usize, config: &Config) -> Result<Layer, Problem> {
@@ -229,7 +234,7 @@ impl<'a> Tensors<'a> {
     }
 
     /// Query, key and value as one product, the query scaled as attention asks.
-    fn attention(&self, name: &str, width: usize) -> Result<Dense, Problem> {
+    fn attention(&self, name: &str, width: usize) -> Result<Linear, Problem> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for part in ["query", "key", "value"] {
             let scale = if part == "query" { 1.0 / (HEAD as f32).sqrt() } else { 1.0 };
@@ -239,10 +244,6 @@ impl<'a> Tensors<'a> {
                 self.read(&format!("{name}.{part}.bias"), &[width])?.iter().map(|value| value * scale),
             );
         }
-        Ok(pack(&weight, &bias, width))
+        Ok(Linear::pack(self.precision, &weight, &bias, width))
     }
-}
-
-fn pack(weight: &[f32], bias: &[f32], inputs: usize) -> Dense {
-    Dense::pack(weight, bias, inputs).expect("bug: shapes were checked on reading")
 }

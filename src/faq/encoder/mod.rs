@@ -5,12 +5,15 @@
 //! multiplies by weights that are not packed and pads every text of a batch to the longest.
 
 mod elementwise;
+mod linear;
 mod load;
 mod network;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub(super) use elementwise::Simd;
+pub use linear::Precision;
 pub use load::{EncoderError, Problem};
 use network::{Network, Workspace};
 use tokenizers::Tokenizer;
@@ -28,8 +31,24 @@ const BATCH_TOKENS: usize = 128;
 pub struct Encoder {
     tokenizer: Tokenizer,
     network: Network,
-    digest: String,
+    identity: Identity,
     path: PathBuf,
+}
+
+/// What an encoder's vectors depend on: a model that was trained on some answers with no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// SHA-256 of the three files, one after the other, and, but for [`Precision::F32`], of the precision's name; in
+    /// hexadecimal.
+    pub digest: String,
+    /// How it computes.
+    pub precision: Precision,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.16} ({})", self.digest, self.precision)
+    }
 }
 
 /// Working memory of one thread.
@@ -39,17 +58,17 @@ pub struct Scratch {
 }
 
 impl Encoder {
-    /// Reads `model.safetensors`, `tokenizer.json` and `config.json` in `folder`.
+    /// Reads `model.safetensors`, `tokenizer.json` and `config.json` in `folder`, to compute in `precision`.
     ///
     /// # Errors
     /// [`EncoderError`] where a file is missing, damaged, or of another kind of network.
-    pub fn open(folder: &Path) -> Result<Self, EncoderError> {
-        load::open(folder)
+    pub fn open(folder: &Path, precision: Precision) -> Result<Self, EncoderError> {
+        load::open(folder, precision)
     }
 
-    /// SHA-256 of the three files, one after the other, in hexadecimal.
-    pub fn digest(&self) -> &str {
-        &self.digest
+    /// What its vectors depend on.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The folder it was read from.
@@ -93,11 +112,11 @@ impl Encoder {
     }
 }
 
-impl std::fmt::Debug for Encoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Encoder")
             .field("path", &self.path)
-            .field("digest", &self.digest)
+            .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
 }

@@ -4,10 +4,11 @@
 //! The tokens of a batch stand one after the other without padding: products run over all of them, attention over each
 //! text alone. So a batch costs what its tokens cost, and each weight is read from memory once for the whole batch.
 
-use kernels::conv::Dense;
+use kernels::int8::Rows;
 use pulp::NullaryFnOnce;
 
 use super::elementwise::{Norm, Simd, add_and_normalise, exp, gelu, sum};
+use super::linear::Linear;
 
 /// Width of an attention head; every encoder of this family has it.
 pub(super) const HEAD: usize = 32;
@@ -30,11 +31,11 @@ pub(super) struct Network {
 #[derive(Debug)]
 pub(super) struct Layer {
     /// Query, key and value, one after the other; the query scaled by the root of [`HEAD`].
-    pub(super) attention: Dense,
-    pub(super) attention_out: Dense,
+    pub(super) attention: Linear,
+    pub(super) attention_out: Linear,
     pub(super) attention_norm: Norm,
-    pub(super) up: Dense,
-    pub(super) down: Dense,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
     pub(super) norm: Norm,
 }
 
@@ -46,6 +47,7 @@ pub(super) struct Workspace {
     wide: Vec<f32>,
     keys: Vec<f32>,
     scores: Vec<f32>,
+    rounded: Rows,
 }
 
 impl Network {
@@ -60,12 +62,12 @@ impl Network {
         self.look_up(texts, &mut space.rows);
         for layer in &self.layers {
             self.attend(layer, texts, space);
-            let Workspace { rows, mixed, wide, .. } = &mut *space;
-            apply(&layer.attention_out, mixed, wide);
+            let Workspace { rows, mixed, wide, rounded, .. } = &mut *space;
+            layer.attention_out.apply(mixed, rounded, wide);
             add_and_normalise(self.simd, rows, wide, &layer.attention_norm);
-            apply(&layer.up, rows, wide);
+            layer.up.apply(rows, rounded, wide);
             gelu(self.simd, wide);
-            apply(&layer.down, wide, mixed);
+            layer.down.apply(wide, rounded, mixed);
             add_and_normalise(self.simd, rows, mixed, &layer.norm);
         }
         self.pool(texts, &space.rows, out);
@@ -86,8 +88,8 @@ impl Network {
 
     /// Leaves in `space.mixed`, for every token, each head's values weighed by their attention.
     fn attend(&self, layer: &Layer, texts: &[&[u32]], space: &mut Workspace) {
-        let Workspace { rows, mixed, wide, keys, scores } = space;
-        apply(&layer.attention, rows, wide);
+        let Workspace { rows, mixed, wide, keys, scores, rounded } = space;
+        layer.attention.apply(rows, rounded, wide);
         mixed.clear();
         mixed.resize(rows.len(), 0.0);
         let mut first = 0;
@@ -115,12 +117,6 @@ impl Network {
             mean.iter_mut().for_each(|value| *value /= length);
         }
     }
-}
-
-/// The products of all rows, in `out`.
-fn apply(layer: &Dense, rows: &[f32], out: &mut Vec<f32>) {
-    out.resize(rows.len() / layer.inputs() * layer.outputs(), 0.0);
-    layer.apply(rows, out);
 }
 
 /// All heads of one text.
@@ -187,4 +183,57 @@ fn exponentials(scores: &mut [f32]) -> f32 {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores.iter_mut().for_each(|score| *score = exp(*score - largest));
     sum(scores, |score| score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::int8::{Dense, Isa};
+
+    const WIDTH: usize = 2 * HEAD;
+    const WIDE: usize = 3 * HEAD;
+
+    /// A network of seeded weights.
+    fn network(isa: Isa, simd: Simd) -> Network {
+        let mut state = 3_u32;
+        let mut numbers = |count: usize, shift: f32| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                shift + 0.3 * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+            };
+            (0..count).map(|_| next()).collect()
+        };
+        let norm = || Norm { scale: vec![1.1; WIDTH], shift: vec![0.1; WIDTH], epsilon: 1e-12 };
+        let mut linear = |inputs: usize, outputs: usize| {
+            let (weight, bias) = (numbers(inputs * outputs, 0.0), numbers(outputs, 0.1));
+            Linear::Int8(Dense::pack(&weight, &bias, inputs).expect("lengths agree").with(isa))
+        };
+        let mut layer = || Layer {
+            attention: linear(WIDTH, 3 * WIDTH),
+            attention_out: linear(WIDTH, WIDTH),
+            attention_norm: norm(),
+            up: linear(WIDTH, WIDE),
+            down: linear(WIDE, WIDTH),
+            norm: norm(),
+        };
+        let layers = vec![layer(), layer()];
+        let (words, positions) = (numbers(50 * WIDTH, 0.0), numbers(40 * WIDTH, 0.0));
+        Network { simd, width: WIDTH, words, positions, norm: norm(), layers }
+    }
+
+    #[test]
+    fn a_vector_is_the_same_to_the_last_bit_whatever_the_instructions() {
+        let text = |length: u32| -> Vec<u32> { (0..length).map(|at| at * 17 % 50).collect() };
+        let texts: Vec<Vec<u32>> = [1, 2, 15, 17, 40].map(text).into();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let embed = |isa, simd| -> Vec<u32> {
+            let mut out = Vec::new();
+            network(isa, simd).embed(&texts, &mut Workspace::default(), &mut out);
+            out.into_iter().map(f32::to_bits).collect()
+        };
+        let plain = embed(Isa::PORTABLE, Simd::PLAIN);
+        for isa in Isa::available() {
+            assert!(embed(isa, Simd::detect()) == plain, "{}", isa.name());
+        }
+    }
 }
