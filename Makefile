@@ -6,10 +6,11 @@
 # make loom, address, memcheck, miri    the threads and the unsafe code of kernels under tools that need time or a
 #                   nightly toolchain (docs/reliability.md says what they found)
 # make reproducible builds the release twice in different places and compares
+# make fuzz   libFuzzer on every target for SECONDS each; make fuzz-long for RUNS executions each
 #
 # Needs Rust (the pinned toolchain), gcc, make and python3 with pip; everything else is fetched or made here, save Chromium,
 # which tests/page.rs drives, and HAProxy, which tests/rollout.rs drives: only root can install them. nasm, where it is installed,
-# halves the time of JPEG decoding.
+# halves the time of JPEG decoding. make fuzz needs a C++ compiler, too.
 
 CARGO   ?= cargo
 PYTHON  ?= python3
@@ -20,10 +21,12 @@ FAQ_DATA := weights/faq/questions.tsv weights/faq/duplicates.tsv weights/faq/ans
 VENV    := .venv/ready
 KUBECTL := .cache/kubectl
 HOST    := $(shell $(CARGO) -vV | sed -n 's/^host: //p')
+SECONDS ?= 30
+RUNS    ?= 1000000
 SHARED  := $(wildcard ../shared/weights/expand_pack.py)
 
-.PHONY: run build test check bench browser balancer promtool fixtures manifests supply sbom loom address memcheck miri \
-    reproducible clean
+.PHONY: run build test check bench fuzz fuzz-long browser balancer promtool fixtures manifests supply sbom loom address memcheck \
+    miri reproducible clean
 
 # WEIGHTS=FILE serves that file; otherwise weights/choose.sh finds or fetches one.
 run: build $(FAQ)
@@ -52,6 +55,14 @@ check:
 
 bench:
 	$(CARGO) bench
+
+# make test replays the corpora and mutates them in the ordinary build (tests/fuzz.rs); here coverage leads, which takes
+# a build of everything.
+fuzz:
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
+
+fuzz-long:
+	nice $(PYTHON) tests/fuzz/run.py --runs $(RUNS) $(TARGETS)
 
 # The Python clients that the tests drive the server with.
 $(VENV): tests/requirements.txt

@@ -453,7 +453,7 @@ fn bound(
         picture: 3 * u64::from(INPUT_SIZE) * u64::from(INPUT_SIZE) * size_of::<f32>() as u64,
         questions: config.faq.as_ref().map_or(0, |faq| wide(faq.queue)),
         originals: wide(originals),
-        connections: ports * wide(config.http.max_connections),
+        connections: ports * wide(config.http.connections.max),
     })
 }
 

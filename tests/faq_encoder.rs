@@ -299,6 +299,8 @@ fn folders_that_are_no_encoder_are_refused_by_file() {
         ("hidden_act", serde_json::json!("relu")),
         ("num_attention_heads", 3.into()),
         ("vocab_size", 0.into()),
+        // As zero it would divide a row of equal numbers by zero.
+        ("layer_norm_eps", 1e-60.into()),
     ] {
         let changed = |path: &Path| {
             let mut config = config();
@@ -306,6 +308,21 @@ fn folders_that_are_no_encoder_are_refused_by_file() {
             std::fs::write(path, config.to_string()).unwrap();
         };
         refused("config.json", &changed);
+    }
+    // What the crate that reads tokenizers takes, and then panics at, at the first question or at one of many words.
+    for (pointer, value) in [
+        ("/post_processor/special_tokens", serde_json::json!({})),
+        ("/post_processor/special_tokens/[SEP]/ids", vec![3; 300].into()),
+        ("/post_processor/single/1/Sequence/id", "B".into()),
+        ("/model/type", "Unigram".into()),
+        ("/normalizer/type", "Precompiled".into()),
+    ] {
+        let changed = |path: &Path| {
+            let mut tokenizer = tokenizer();
+            *tokenizer.pointer_mut(pointer).unwrap() = value.clone();
+            std::fs::write(path, tokenizer.to_string()).unwrap();
+        };
+        refused("tokenizer.json", &changed);
     }
     refused("model.safetensors", &|path| {
         let mut weights = weights();

@@ -100,7 +100,7 @@ const EVIL: [(&str, &str); 51] = [
     ("no-stop", "breaks off"),
     ("no-tensor", "w: it is no tensor"),
     ("no-dict", "no dictionary of tensors"),
-    ("number-key", "a key of its dictionary is no string"),
+    ("number-key", "a key of its dictionary is no name"),
     ("twice", "w is there twice"),
     ("self-state", "state_dict: it is no tensor"),
     ("beyond", "reaches beyond its storage"),
@@ -166,7 +166,7 @@ fn pickles_that_grow_are_bounded() {
     let deep = 500_000;
     assert!(open(&nested(b"", b"\x85", deep)).contains("no dictionary"), "tuples in tuples");
     assert!(
-        open(&nested(b"0}q\x00", b"h\x00h\x00h\x00s0h\x00", 10_000)).contains("no string"),
+        open(&nested(b"0}q\x00", b"h\x00h\x00h\x00s0h\x00", 10_000)).contains("no name"),
         "itself in itself"
     );
     assert!(

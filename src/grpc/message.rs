@@ -29,7 +29,10 @@ pub(super) fn weight(message: &ModelInferRequest) -> usize {
 }
 
 /// What a message asks.
-pub(super) fn read(message: ModelInferRequest) -> Result<Request, Error> {
+///
+/// # Errors
+/// It says what does not fit.
+pub fn read(message: ModelInferRequest) -> Result<Request, Error> {
     let ModelInferRequest { parameters, inputs, outputs, raw_input_contents: raw, .. } = message;
     if !raw.is_empty() && raw.len() != inputs.len() {
         return Err(Error::invalid(format!(

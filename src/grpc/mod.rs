@@ -2,7 +2,7 @@
 //!
 //! [`Grpc`] is what a port brings to [`crate::server`]. `calls` finds the handler of a call and bounds, times and counts it;
 //! `messages` charges what comes;
-//! `inference` is the V2 protocol, whose meaning is [`crate::v2`]'s, with `message` and `describe` to and from protobuf,
+//! `inference` is the V2 protocol, whose meaning is [`crate::v2`]'s, with [`message`] and `describe` to and from protobuf,
 //! `status` for errors, `traced` for spans and [`codec`] for bytes; `health` is `grpc.health.v1`. Reflection answers with what `build.rs` made.
 
 mod calls;
@@ -10,7 +10,7 @@ pub mod codec;
 mod describe;
 mod health;
 mod inference;
-mod message;
+pub mod message;
 mod messages;
 mod status;
 mod traced;

@@ -20,10 +20,10 @@ use crate::memory::Charge;
 const DEFAULT_TOP: usize = 3;
 
 /// The request.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Question")]
-pub(super) struct Asked {
+pub struct Asked {
     #[serde(deserialize_with = "json::question")]
     question: String,
     /// How many matches.
@@ -31,6 +31,21 @@ pub(super) struct Asked {
     top: Option<usize>,
     #[serde(default)]
     parameters: Parameters,
+}
+
+impl Asked {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// 400 that says what was expected.
+    pub fn read(body: &[u8]) -> Result<Self, Failure> {
+        let asked: Self = serde_json::from_slice(body)
+            .map_err(|error| Failure::unreadable(r#"{"question": "...", "top": 3}"#, &error))?;
+        match asked.top {
+            Some(0) => Err(Failure::invalid("`top` must be at least 1")),
+            _ => Ok(asked),
+        }
+    }
 }
 
 /// The answer.
@@ -53,11 +68,6 @@ struct Match<'a> {
     answer: Option<&'a str>,
 }
 
-fn read(bytes: &[u8], _: &mut Charge) -> Result<Asked, Failure> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::invalid(format!(r#"expected {{"question": "...", "top": 3}}: {error}"#)))
-}
-
 /// Handles the request.
 pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Result<Reply, Failure> {
     let questions = context.services.questions()?;
@@ -67,10 +77,8 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
     }
     let admit = || questions.admit(&ask.terms).map_err(Failure::from);
     let (bytes, mut seat) = body.read_seated(admit()?, admit, ask, context).await?;
+    let read = |bytes: &[u8], _: &mut Charge| Asked::read(bytes);
     let (asked, _small) = json::parse(bytes, context.budget.open(ask.terms.client), read).await?;
-    if asked.top == Some(0) {
-        return Err(Failure::invalid("`top` must be at least 1"));
-    }
     let top = asked.top.unwrap_or(DEFAULT_TOP);
     let tightened = asked.parameters.tightened(&ask.terms, ask.arrived);
     if let Some(terms) = &tightened {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{batch::Terms, v2::request::tightened};
 
 /// The `parameters` of `/faq` and `/score`.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub(super) struct Parameters {
     /// Microseconds until the answer is worth nothing; 0 says nothing.
     timeout: Option<u64>,

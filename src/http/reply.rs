@@ -24,6 +24,9 @@ use crate::{
     v2::{self, Kind},
 };
 
+/// Bytes of a parser's message that are sent at its beginning, and again at its end, which says where it was.
+const MAX_SAID: usize = 150;
+
 /// What a handler answers: a body that is complete when its head is sent.
 pub type Reply = Response<Full<Bytes>>;
 
@@ -122,6 +125,18 @@ impl Failure {
     /// 400: the request does not say what is wanted.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    /// 400: the body does not parse as what is `expected`. The parser repeats what it found in its place; of that no more
+    /// is sent back than helps somebody who mistyped.
+    pub fn unreadable(expected: &str, error: &serde_json::Error) -> Self {
+        let said = error.to_string();
+        let (head, tail) = (said.floor_char_boundary(MAX_SAID), said.len().saturating_sub(MAX_SAID));
+        let tail = said.ceil_char_boundary(tail);
+        match head < tail {
+            true => Self::invalid(format!("expected {expected}: {} ... {}", &said[..head], &said[tail..])),
+            false => Self::invalid(format!("expected {expected}: {said}")),
+        }
     }
 
     /// 415 with an explanation.
@@ -272,5 +287,22 @@ fn image_status(error: &DecodeError) -> (StatusCode, &'static str) {
         | DecodeError::SideTooLong { .. }
         | DecodeError::TooMuchMemory { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "image_too_large"),
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable_image"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parsers_message_comes_back_cut() {
+        let said = |body: &str| {
+            let error = serde_json::from_str::<u8>(body).expect_err("no number");
+            Failure::unreadable("a number", &error).message
+        };
+        let short = said("\"five\"");
+        assert_eq!(short, "expected a number: invalid type: string \"five\", expected u8 at line 1 column 6");
+        let long = said(&format!("\"{}\"", "é".repeat(1 << 20)));
+        assert!(long.len() < 400 && long.ends_with("expected u8 at line 1 column 2097154"), "{long}");
     }
 }

@@ -38,22 +38,36 @@ use crate::{
 const DEFAULT_TOP: usize = 3;
 
 /// The request.
-#[derive(JsonSchema)]
+#[derive(Debug, PartialEq, JsonSchema)]
 #[schemars(rename = "Score")]
-pub(super) struct Scored {
-    input: Input,
+pub struct Scored {
+    /// What is to be scored.
+    pub input: Input,
     #[schemars(default)]
     parameters: Parameters,
 }
 
-enum Input {
+/// What is to be scored.
+#[derive(Debug, PartialEq)]
+pub enum Input {
+    /// A question.
     Question(String),
-    /// Those that may be in one request, in the order of their keys, and how many there are beyond.
+    /// Those that may be in one request, in the order of their keys, which differ, and how many there are beyond.
     Images(Vec<(String, Image)>, usize),
 }
 
 /// The bytes behind a base64 string, or `None` when it is not base64.
-type Image = Option<Vec<u8>>;
+pub type Image = Option<Vec<u8>>;
+
+impl Scored {
+    /// Reads a body; of its photos the first `limit`. What is kept is added to `charge`.
+    ///
+    /// # Errors
+    /// 400 that says what was expected, or that there is no memory for it.
+    pub fn read(body: &[u8], limit: usize, charge: &mut Charge) -> Result<Self, Failure> {
+        Reading { charge, limit, full: None }.read(body)
+    }
+}
 
 impl JsonSchema for Input {
     fn schema_name() -> Cow<'static, str> {
@@ -94,9 +108,7 @@ impl Reading<'_> {
         let read = self.scored(&mut json).and_then(|scored| json.end().map(|()| scored));
         read.map_err(|error| match self.full {
             Some(full) => full.into(),
-            None => Failure::invalid(format!(
-                r#"expected {{"input": "question"}} or {{"input": {{"name": "base64"}}}}: {error}"#
-            )),
+            None => Failure::unreadable(r#"{"input": "question"} or {"input": {"name": "base64"}}"#, &error),
         })
     }
 
@@ -241,7 +253,7 @@ pub(super) async fn answer(ask: &Ask, body: &mut Body, context: &Context) -> Res
     let admit = || Seats::admit(context, &ask.terms);
     let (bytes, mut seats) = body.read_seated(admit()?, admit, ask, context).await?;
     let limit = context.limits.max_images;
-    let read = move |bytes: &[u8], charge: &mut Charge| Reading { charge, limit, full: None }.read(bytes);
+    let read = move |bytes: &[u8], charge: &mut Charge| Scored::read(bytes, limit, charge);
     let (Scored { input, parameters }, charge) =
         json::parse(bytes, context.budget.open(ask.terms.client), read).await?;
     let terms = parameters.tightened(&ask.terms, ask.arrived);

@@ -2,7 +2,7 @@
 //! announced, counted and listed.
 //!
 //! The photo model is served under its own name, the FAQ as `faq`, both in version `1`. [`request`] and [`tensor`] are what
-//! comes in, [`infer`] scores it, with `photos` and `questions` for what tensors mean to either model and `feed` for requests
+//! comes in, [`infer`] scores it, with [`photos`] and [`questions`] for what tensors mean to either model and `feed` for requests
 //! of more than there are seats; [`metadata`], [`statistics`], [`triton`] and [`repository`] tell. REST is [`crate::http`]'s, gRPC
 //! [`crate::grpc`]'s.
 
@@ -10,8 +10,8 @@ mod error;
 mod feed;
 pub mod infer;
 pub mod metadata;
-mod photos;
-mod questions;
+pub mod photos;
+pub mod questions;
 pub mod repository;
 pub mod request;
 pub mod statistics;

@@ -57,12 +57,17 @@ pub(super) fn outputs(photos: &Photos) -> Vec<Tensor> {
 }
 
 /// One photo of a request.
-enum Item {
+#[derive(Debug)]
+pub enum Item {
+    /// Encoded.
     File(Bytes),
+    /// `[224, 224, 3]`.
     Pixels(Bytes),
-    /// Colour by colour where `planar`.
+    /// As the model was trained.
     Normalised {
+        /// So many numbers as [`Item::Pixels`] has bytes, all finite.
         values: Floats,
+        /// Colour by colour, `[3, 224, 224]`.
         planar: bool,
     },
 }
@@ -79,7 +84,7 @@ pub(super) async fn score(
     let ranked = picked[0].classes.map(|classes| classes.min(photos.labels.len()));
     let top = ranked.unwrap_or(photos.labels.len());
     let weight = request.inputs.iter().map(|input| input.data.weight()).sum();
-    let (items, charge) = off_runtime(weight, move || items(request.inputs, charge)).await?;
+    let (items, charge) = off_runtime(weight, move || held(request.inputs, charge)).await?;
     let shape = vec![items.len(), top];
     let charge = charge_answer(&charge, items.len(), top, ranked.is_some(), 0)?;
     let terms = &terms;
@@ -98,14 +103,18 @@ pub(super) async fn score(
     Ok(Scored { outputs: vec![output], timelines, charge })
 }
 
-/// The photos of a request, from the one input that it has; they are charged for as long as any of them lives.
-fn items(inputs: Vec<Input>, charge: Charge) -> Result<(Vec<Item>, Arc<Charge>), Error> {
+/// The photos of a request, charged for as long as any of them lives.
+fn held(inputs: Vec<Input>, charge: Charge) -> Result<(Vec<Item>, Arc<Charge>), Error> {
     let charge = Arc::new(charge);
-    let items = read(inputs)?.into_iter().map(|item| item.held(&charge)).collect();
+    let items = items(inputs)?.into_iter().map(|item| item.held(&charge)).collect();
     Ok((items, charge))
 }
 
-fn read(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
+/// The photos of a request, from the one input that it has.
+///
+/// # Errors
+/// It has another, or one that does not hold what it says.
+pub fn items(inputs: Vec<Input>) -> Result<Vec<Item>, Error> {
     let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
         Error::invalid(format!("expected one input, `{IMAGE}` or `{PIXELS}`; found {}", inputs.len()))
     })?;

@@ -111,8 +111,11 @@ fn matches_needed(picked: &[Picked]) -> Option<usize> {
     picked.iter().map(needed).try_fold(1, |most, needed| Some(needed?.max(most)))
 }
 
-/// The questions of a request.
-fn texts(inputs: Vec<Input>) -> Result<Vec<String>, Error> {
+/// The questions of a request, from the one input that it has.
+///
+/// # Errors
+/// It has another, or one that does not hold what it says.
+pub fn texts(inputs: Vec<Input>) -> Result<Vec<String>, Error> {
     let one = <[Input; 1]>::try_from(inputs).map_err(|inputs| {
         Error::invalid(format!("expected one input, `{QUESTION}`; found {}", inputs.len()))
     })?;

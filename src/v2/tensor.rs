@@ -118,7 +118,7 @@ impl Data {
 
 /// The elements of an FP32 or FP16 tensor, row-major, as they came.
 #[derive(Debug)]
-pub(super) enum Floats {
+pub enum Floats {
     /// Four bytes each.
     Fp32(Bytes),
     /// Two bytes each.

@@ -19,6 +19,8 @@ use super::fold::{Network, TensorSource};
 pub const RANDOM_KEY: &str = "convoy.random";
 /// Metadata key with a remark that belongs to the weights.
 const NOTE_KEY: &str = "note";
+/// Characters of a name or a shape in the file that an error repeats.
+const MAX_SHOWN: usize = 100;
 /// The header of a ResNet-152 is about 0.1 MB.
 const MAX_HEADER: u64 = 4 << 20;
 
@@ -110,11 +112,12 @@ impl std::fmt::Display for Mismatch {
         }
         write!(f, ", {} are unexpected", self.unexpected.count)?;
         if let Some(name) = &self.unexpected.first {
-            write!(f, " (first {name})")?;
+            write!(f, " (first {name:.MAX_SHOWN$})")?;
         }
         write!(f, ", {} have another shape", self.misshapen.count)?;
         if let Some((name, expected, found)) = &self.misshapen.first {
-            write!(f, " (first {name}: expected {expected:?}, found {found:?})")?;
+            let found = format!("{found:?}");
+            write!(f, " (first {name}: expected {expected:?}, found {found:.MAX_SHOWN$})")?;
         }
         match self.looks_like {
             Some(arch) if arch != self.arch => write!(f, "; the file looks like a {arch}"),

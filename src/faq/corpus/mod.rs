@@ -109,7 +109,7 @@ pub enum RowProblem {
     NotANumber {
         /// The column.
         column: &'static str,
-        /// What stood there.
+        /// What stood there, cut to a length fit for a message.
         value: String,
     },
     /// A JSON object without a column.

@@ -10,6 +10,9 @@ use std::path::Path;
 /// The longest line of a JSON file.
 const MAX_LINE_BYTES: u64 = 4 << 20;
 
+/// Characters of a value that an error repeats.
+const MAX_SHOWN: usize = 60;
+
 /// A file and its current row.
 pub(super) struct Table<'a> {
     path: &'a Path,
@@ -73,7 +76,8 @@ impl<'a> Table<'a> {
     /// The whole number in a column that every row has.
     pub(super) fn number(&self, column: &'static str) -> Result<i64, CorpusError> {
         let value = self.text(column)?;
-        value.trim().parse().map_err(|_| self.problem(RowProblem::NotANumber { column, value }))
+        let shown = || value.chars().take(MAX_SHOWN).collect();
+        value.trim().parse().map_err(|_| self.problem(RowProblem::NotANumber { column, value: shown() }))
     }
 
     /// An error about the current row.

@@ -9,7 +9,9 @@ use crate::faq::storage::check_header;
 use safetensors::tensor::SafeTensorError;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,12 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 /// The largest file read; that of a network with 12 layers of width 768 has 440 MB.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// The most tokens that a template adds to a text, whatever its length: BERT's adds two.
+const MAX_ADDED: usize = 4;
+
+/// Characters of what a parser says that an error repeats: its words may be the file's.
+const MAX_SAID: usize = 300;
 
 /// Why an encoder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +113,80 @@ impl Config {
             ((1..=1 << 17).contains(&self.vocab_size), "the vocabulary is out of bounds"),
             ((8..=8192).contains(&self.max_position_embeddings), "the number of positions is out of bounds"),
             ((1..=16).contains(&self.type_vocab_size), "the number of sentence types is out of bounds"),
-            ((0.0..=0.1).contains(&self.layer_norm_eps), "layer_norm_eps is out of bounds"),
+            ((f32::MIN_POSITIVE..=0.1).contains(&self.layer_norm_eps), "layer_norm_eps is out of bounds"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Problem::Unsupported(rule)),
             None => Ok(()),
         }
+    }
+}
+
+/// What `tokenizer.json` is made of. The crate that reads it takes far more kinds than BERT's, and trusts all of them: a
+/// template with an unknown token, or with more tokens than a text may have, would make it panic at every question.
+#[derive(Deserialize)]
+struct Parts {
+    model: Part,
+    normalizer: Option<Part>,
+    pre_tokenizer: Option<Part>,
+    post_processor: Option<PostProcessor>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// What is put around the tokens of a text.
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum PostProcessor {
+    BertProcessing,
+    TemplateProcessing { single: Vec<Piece>, special_tokens: HashMap<String, Special> },
+}
+
+#[derive(Deserialize)]
+enum Piece {
+    Sequence { id: String },
+    SpecialToken { id: String },
+}
+
+/// A token of a template, which may stand for several.
+#[derive(Deserialize)]
+struct Special {
+    ids: Vec<IgnoredAny>,
+}
+
+impl Parts {
+    fn check(bytes: &[u8]) -> Result<(), Problem> {
+        let parts: Self = serde_json::from_slice(bytes)
+            .map_err(|error| Problem::Tokenizer(error.to_string().chars().take(MAX_SAID).collect()))?;
+        let is = |part: &Option<Part>, kind| part.as_ref().is_none_or(|part| part.kind == kind);
+        let rules = [
+            (parts.model.kind == "WordPiece", "only WordPiece is computed"),
+            (is(&parts.normalizer, "BertNormalizer"), "its normalizer is not BERT's"),
+            (is(&parts.pre_tokenizer, "BertPreTokenizer"), "its pre-tokenizer is not BERT's"),
+            (
+                parts.post_processor.is_none_or(|processor| processor.is_sound()),
+                "its template is not a text with a few known tokens around it",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(Problem::Unsupported(rule)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PostProcessor {
+    fn is_sound(&self) -> bool {
+        let Self::TemplateProcessing { single, special_tokens } = self else { return true };
+        let added = single.iter().try_fold(0, |added, piece| match piece {
+            Piece::Sequence { id } => (id == "A").then_some(added),
+            Piece::SpecialToken { id } => Some(added + special_tokens.get(id)?.ids.len()),
+        });
+        added.is_some_and(|added| added <= MAX_ADDED)
     }
 }
 
@@ -153,7 +229,9 @@ fn parse_config(bytes: &[u8]) -> Result<Config, Problem> {
 }
 
 fn parse_tokenizer(bytes: &[u8], tokens: usize) -> Result<Tokenizer, Problem> {
-    let fail = |error: tokenizers::Error| Problem::Tokenizer(error.to_string());
+    Parts::check(bytes)?;
+    let fail =
+        |error: tokenizers::Error| Problem::Tokenizer(error.to_string().chars().take(MAX_SAID).collect());
     let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(fail)?;
     tokenizer.with_padding(None);
     let truncation = TruncationParams { max_length: tokens, ..TruncationParams::default() };

@@ -41,14 +41,19 @@ const PARSED: usize = 4;
 const WORTH_COMPRESSING: usize = 1 << 10;
 
 /// How a request's body is laid out, and how its answer may be.
-struct Framing {
+#[derive(Debug, Clone, Copy)]
+pub struct Framing {
     coding: Option<Coding>,
     json: Option<usize>,
     accepted: Option<Coding>,
 }
 
 impl Framing {
-    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+    /// As `headers` tell of it.
+    ///
+    /// # Errors
+    /// 400 or 501: they do not say how to read the body.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Failure> {
         let json = headers.get(JSON_LENGTH).map(|value| {
             let length = value.to_str().ok().and_then(|value| value.trim().parse().ok());
             length.ok_or_else(|| Failure::invalid("Inference-Header-Content-Length is not a length in bytes"))
@@ -58,6 +63,38 @@ impl Framing {
             json: json.transpose()?,
             accepted: Coding::accepted(headers),
         })
+    }
+
+    /// Reads a body, which inflates to at most `limit` bytes; one that is all a single element becomes the tensor `raw`. What
+    /// the request holds is charged.
+    ///
+    /// # Errors
+    /// 413 when it inflates to more; 400 that says what does not fit; there is no memory for it.
+    pub fn read(
+        self,
+        body: Bytes,
+        limit: usize,
+        raw: &str,
+        mut charge: Charge,
+    ) -> Result<(Asked, Charge), Failure> {
+        let body = match self.coding {
+            Some(coding) => coding.inflate(body, limit, &charge)?,
+            None => body,
+        };
+        if self.json == Some(0) {
+            return Ok((Asked::raw(raw, body), charge));
+        }
+        let length = self.json.unwrap_or(body.len()).min(body.len());
+        let _working = json::working(&body[..length], &charge)?;
+        charge.add(PARSED * length)?;
+        let asked = Asked::read(&body, self.json)?;
+        charge.shrink_to(asked.request.memory());
+        Ok((asked, charge))
+    }
+
+    /// About as many bytes as reading `body` looks through; all there are where it is compressed.
+    fn weight(self, body: &Bytes) -> usize {
+        if self.coding.is_some() { usize::MAX } else { self.json.unwrap_or(body.len()) }
     }
 }
 
@@ -99,7 +136,7 @@ async fn run(
     let framing = Framing::of(&ask.head.headers)?;
     let admit = || model.admit(&ask.terms).map_err(Failure::from);
     let (bytes, gate) = body.read_seated(admit()?, admit, ask, context).await?;
-    let (received, form) = receive(bytes, &framing, model.raw_input(), ask, context).await?;
+    let (received, form) = receive(bytes, framing, model.raw_input(), ask, context).await?;
     let parsing = received.parsing;
     let scored = gate.score(received, context.limits.max_images).await?;
     let started = Instant::now();
@@ -111,42 +148,18 @@ async fn run(
 /// Reads the request; a raw body becomes the tensor `raw`.
 async fn receive(
     bytes: Bytes,
-    framing: &Framing,
+    framing: Framing,
     raw: &'static str,
     ask: &Ask,
     context: &Context,
 ) -> Result<(Received, Form), Failure> {
     let started = Instant::now();
-    let (coding, json, limit) = (framing.coding, framing.json, context.limits.max_body);
-    let length = if coding.is_some() { usize::MAX } else { json.unwrap_or(bytes.len()) };
-    let charge = context.budget.open(ask.terms.client);
-    let parsed = off_runtime(length, move || parse(bytes, coding, json, limit, raw, charge)).await?;
+    let (limit, charge) = (context.limits.max_body, context.budget.open(ask.terms.client));
+    let weight = framing.weight(&bytes);
+    let parsed = off_runtime(weight, move || framing.read(bytes, limit, raw, charge)).await?;
     let (Asked { request, form }, charge) = parsed;
     let terms = request.parameters.change(&ask.terms, ask.arrived);
     Ok((Received { request, terms, parsing: started.elapsed(), charge }, form))
-}
-
-fn parse(
-    body: Bytes,
-    coding: Option<Coding>,
-    json: Option<usize>,
-    limit: usize,
-    raw: &str,
-    mut charge: Charge,
-) -> Result<(Asked, Charge), Failure> {
-    let body = match coding {
-        Some(coding) => coding.inflate(body, limit, &charge)?,
-        None => body,
-    };
-    if json == Some(0) {
-        return Ok((Asked::raw(raw, body), charge));
-    }
-    let length = json.unwrap_or(body.len()).min(body.len());
-    let _working = json::working(&body[..length], &charge)?;
-    charge.add(PARSED * length)?;
-    let asked = Asked::read(&body, json)?;
-    charge.shrink_to(asked.request.memory());
-    Ok((asked, charge))
 }
 
 async fn write(

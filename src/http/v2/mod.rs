@@ -4,11 +4,11 @@
 //! `infer` scores. What it all means is [`crate::v2`]'s.
 
 mod coding;
-mod infer;
+pub mod infer;
 mod metadata;
 mod repository;
 mod tensor;
-mod wire;
+pub mod wire;
 
 use hyper::StatusCode;
 use serde::Serialize;

@@ -28,8 +28,8 @@ pub(super) async fn index(ask: &Ask, body: &mut Body, context: &Context) -> Resu
     let asked: Asked = if bytes.is_empty() {
         Asked::default()
     } else {
-        let expected = |error| Failure::invalid(format!(r#"expected {{"ready": true}} or nothing: {error}"#));
-        serde_json::from_slice(&bytes).map_err(expected)?
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Failure::unreadable(r#"{"ready": true} or nothing"#, &error))?
     };
     let entry = |listed: Listed| {
         let Listed { name, version, state, reason } = listed;

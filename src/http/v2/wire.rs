@@ -1,7 +1,7 @@
 //! The JSON of an infer request and of its answer, and which bytes after it belong to which tensor.
 //!
 //! Pure: a body in, an [`Asked`] out; outputs in, a body out. What inputs mean to a model is not known here; the values of
-//! tensors are [`super::tensor`]'s.
+//! tensors are `tensor`'s.
 
 use std::{fmt, marker::PhantomData};
 
@@ -23,14 +23,16 @@ use crate::v2::{
 
 /// A request, taken apart.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    pub(super) form: Form,
+pub struct Asked {
+    /// What it asks.
+    pub request: Request,
+    /// How it wants its answer.
+    pub form: Form,
 }
 
 /// What a request says of the form of its answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Form {
+pub struct Form {
     /// Echoed.
     id: Option<String>,
     /// Whether outputs that do not say are binary.
@@ -138,9 +140,7 @@ impl Asked {
             return Err(Failure::invalid(message));
         }
         let request: WireRequest = serde_json::from_slice(&body[..json]).map_err(|error| {
-            Failure::invalid(format!(
-                r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}: {error}"#
-            ))
+            Failure::unreadable(r#"{"inputs": [{"name", "shape", "datatype", "data"}]}"#, &error)
         })?;
         let mut rest = body.slice(json..);
         let inputs = request.inputs.0.into_iter().map(|input| input.with_bytes(&mut rest));

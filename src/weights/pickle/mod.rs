@@ -13,6 +13,8 @@ use safetensors::tensor::Dtype;
 
 /// Longest pickle that is read; that of a ResNet-152 has about 0.2 MB.
 pub(super) const MAX_BYTES: usize = 16 << 20;
+/// Longest string that counts as text, which is there for names: one string may be referred to by every operation.
+const MAX_TEXT: u32 = 512;
 /// Most operations; a ResNet-152 takes about 50 thousand. Every one adds at most one value and one object.
 const MAX_OPERATIONS: usize = 1 << 20;
 
@@ -154,10 +156,10 @@ impl<'a> Pickle<'a> {
         Err(PickleError::TooLarge)
     }
 
-    /// The text of a string, when it is one and UTF-8.
+    /// The text of a string, when it is one, no longer than a name, and UTF-8.
     pub(super) fn text(&self, value: Value) -> Option<&'a str> {
         match value {
-            Value::Text(span) => str::from_utf8(slice(self.bytes, span)).ok(),
+            Value::Text(span) if span.length <= MAX_TEXT => str::from_utf8(slice(self.bytes, span)).ok(),
             _ => None,
         }
     }

@@ -102,6 +102,9 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Pickle<'a>, TorchError> {
     Pickle::parse(bytes).map_err(|source| TorchError::Pickle { path: path.into(), source })
 }
 
+/// What is wrong may be said with names of the file's, which may be long.
 fn content(path: &Path, what: impl Into<String>) -> TorchError {
-    TorchError::Content { path: path.into(), what: what.into() }
+    const MAX_SHOWN: usize = 300;
+    let what: String = what.into();
+    TorchError::Content { path: path.into(), what: what.chars().take(MAX_SHOWN).collect() }
 }

@@ -11,6 +11,9 @@ use super::state_dict::state_dict;
 use super::{Contents, Tensor, TorchError, content, parse};
 use crate::weights::pickle;
 
+/// Longest folder in an archive: `torch.save` calls it as it called the file.
+const MAX_PREFIX: usize = 256;
+
 /// The zip layout: `NAME/data.pkl`, `NAME/byteorder` and one stored member `NAME/data/KEY` a storage.
 pub(super) struct Zip<'a> {
     path: &'a Path,
@@ -24,7 +27,9 @@ impl<'a> Zip<'a> {
         let archive = ZipArchive::new(file).map_err(zip)?;
         let prefix =
             archive.file_names().find_map(|name| Some(name.ok()?.strip_suffix("data.pkl")?.to_owned()));
-        let prefix = prefix.ok_or_else(|| TorchError::Format { path: path.into() })?;
+        let prefix = prefix
+            .filter(|prefix| prefix.len() <= MAX_PREFIX)
+            .ok_or_else(|| TorchError::Format { path: path.into() })?;
         Ok(Self { path, archive, prefix })
     }
 

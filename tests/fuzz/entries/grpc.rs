@@ -1,0 +1,5 @@
+//! libFuzzer's program for one target.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: convoy_fuzz::write_seeds(convoy_fuzz::grpc::seeds), |data: &[u8]| convoy_fuzz::grpc::run(data));

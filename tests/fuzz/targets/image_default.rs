@@ -1,0 +1,12 @@
+//! The same as [`super::image`] at the limits that a server starts with.
+
+/// `--max-pixels`.
+const PIXELS: u64 = 50_000_000;
+
+pub fn run(data: &[u8]) {
+    super::image::check(data, PIXELS);
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    super::image::seeds()
+}
