@@ -57,7 +57,7 @@ impl Connect for Grpc {
         let connection = Arc::new(connection);
         let (calls, requests) = (self.calls.clone(), connection.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (calls, peer) = (calls.clone(), requests.peer);
+            let (calls, peer) = (calls.clone(), requests.peer.ip());
             let in_hand = requests.request();
             async move { Ok::<_, Infallible>(in_hand.answer(calls.answer(request, peer).await)) }
         });

@@ -76,7 +76,7 @@ impl Connect for Http {
         let (context, published, requests) =
             (self.context.clone(), self.published.clone(), connection.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (context, published, peer) = (context.clone(), published.clone(), requests.peer);
+            let (context, published, peer) = (context.clone(), published.clone(), requests.peer.ip());
             let in_hand = requests.request();
             async move {
                 let response = routes::answer(request, peer, &context, &published).await;

@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Display,
-    net::IpAddr,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -31,7 +31,7 @@ const PARTING: Duration = Duration::from_secs(1);
 /// See the module's text.
 pub struct Connection {
     /// Who is at the other end.
-    pub peer: IpAddr,
+    pub peer: SocketAddr,
     pub(super) seat: Arc<Seat>,
     pub(super) patience: Patience,
     pub(super) ends: Ends,

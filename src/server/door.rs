@@ -25,6 +25,12 @@ use super::{
 /// How long to leave a listener alone after the system refused a connection (file descriptors, memory), if nobody leaves.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long after the port was closed somebody who was let in just before may still be heard.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Most connections that the kernel keeps until they are accepted, as the runtime asks of it.
+const BACKLOG: usize = 1024;
+
 /// See the module's text.
 pub(super) struct Door {
     port: Port,
@@ -94,7 +100,7 @@ impl Door {
             (self.port.protocol.clone(), self.port.tls.clone(), &self.context.limits);
         let (limit, ends) = (limits.read_timeout, self.ends.clone());
         let connection = Connection {
-            peer: peer.ip(),
+            peer,
             seat: seat.clone(),
             patience: Patience::new(limits),
             ends: ends.clone(),
@@ -107,25 +113,39 @@ impl Door {
                 // Who has sent something already is served.
                 biased;
                 io = opened => io,
-                // Nobody waits for a handshake or a first byte: no request is in hand.
-                _ = closing.wait_for(|closing| *closing) => None,
+                // Nobody waits for a handshake or a first byte: no request is in hand. But what has arrived already may be
+                // known to the kernel only.
+                () = after(&mut closing, LAST_WORDS) => None,
             };
             drop(closing);
-            if let Some(io) = io {
-                protocol.connect(io, connection).await;
+            match io {
+                Some(io) => protocol.connect(io, connection).await,
+                None => tracing::debug!(%peer, "connection ended before its first byte"),
             }
         });
         seat.served_by(served.abort_handle());
     }
 
-    /// Lets nobody in any more, and asks those who are there to end.
+    /// Lets nobody in any more but who is through to the kernel already, and asks those who are there to end.
     pub(super) fn close(self) -> Arc<Seats> {
+        for _ in 0..BACKLOG {
+            let Some(Ok((stream, peer))) = self.port.listener.accept().now_or_never() else { break };
+            if self.admit(stream, peer).now_or_never().is_none() {
+                break;
+            }
+        }
         let Self { port, closing, seats, .. } = self;
         drop(port.listener);
         closing.send_replace(true);
         port.protocol.close();
         seats
     }
+}
+
+/// Some time after the port was closed.
+async fn after(closing: &mut watch::Receiver<bool>, time: Duration) {
+    drop(closing.wait_for(|closing| *closing).await);
+    sleep(time).await;
 }
 
 async fn opened(
