@@ -4,6 +4,8 @@
 //! Pictures are made on the spot, of as many pixels as the given memory allows; files of formats that nothing here encodes
 //! (animations, lossy WebP) may be named.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::{env, fs, io::Cursor, process::Command};
 
 use convoy::{

@@ -454,6 +454,7 @@ fn bound(
         questions: config.faq.as_ref().map_or(0, |faq| wide(faq.queue)),
         originals: wide(originals),
         connections: ports * wide(config.http.connections.max),
+        connection: server::CONNECTION_BYTES,
     })
 }
 

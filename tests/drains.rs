@@ -6,6 +6,7 @@
 //! the server's.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "what is seen beside what is asserted")]
 
 mod support;
 

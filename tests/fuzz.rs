@@ -6,7 +6,7 @@
 #[path = "fuzz/targets/mod.rs"]
 mod targets;
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use targets::{ALL, Target};
 
@@ -85,6 +85,15 @@ macro_rules! tests {
             assert_eq!(ALL.map(|target| target.name), here);
         }
     };
+}
+
+/// Without a lock file that fits, `make fuzz` builds nothing.
+#[test]
+fn the_lock_file_of_the_programs_fits() {
+    let manifest = Path::new(ROOT).join("tests/fuzz/Cargo.toml");
+    let asked = ["metadata", "--locked", "--format-version", "1", "--manifest-path"];
+    let told = Command::new(env!("CARGO")).args(asked).arg(manifest).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
 }
 
 tests!(

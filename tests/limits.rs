@@ -721,7 +721,7 @@ fn nobody_fills_the_disk_with_log_lines() {
     for _ in 0..500 {
         let late = BEGUN.replace("host: x", "host: x\r\ngrpc-timeout: 1n");
         stream.write_all(late.as_bytes()).unwrap();
-        stream.write_all(&REST.as_bytes()).unwrap();
+        stream.write_all(REST.as_bytes()).unwrap();
         assert_eq!(status(&answer(&mut stream).0), 504);
     }
     let lines = server.stop();

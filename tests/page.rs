@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use convoy::{
@@ -101,6 +101,9 @@ fn a_person_at_a_browser_sees_labels_matches_and_what_went_wrong() {
     admin.http.admin = true;
     only_faq.photos = None;
     small.photos.as_mut().unwrap().queue = 1;
+    // Somebody who never sends a body holds the seat.
+    small.memory.seat_wait = Duration::from_secs(60);
+    small.memory.stall = Duration::from_secs(60);
     let servers = [admin, only_faq, small].map(|config| Server::start(&config));
     drive("home.py", &servers.each_ref().map(|server| server.url("")), "page: ok");
 }

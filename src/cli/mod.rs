@@ -20,9 +20,6 @@ use log::{Log, Reader};
 /// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
-/// Log lines of a server that wait for standard error to be read; further ones are dropped and counted. Some 2 MB.
-const WAITING_LINES: usize = 8192;
-
 /// What `--help` ends with.
 const AFTER_HELP: &str = "\
 Examples:

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn the_sample_is_a_white_square() {
-        let mut decoder = Decoder::new(DecodeOptions { max_pixels: 1, apply_orientation: true }, 4);
+        let mut decoder =
+            Decoder::new(DecodeOptions { max_pixels: 1, max_memory: u64::MAX, apply_orientation: true }, 4);
         let sample = decoder.sample();
         let white = Prepared { pixels: vec![255; 4 * 4 * 3], size: 4 };
         assert_eq!(decoder.run(&sample).unwrap().pop().unwrap().unwrap(), white);

@@ -5,10 +5,6 @@
 
 use std::fmt;
 
-/// Bytes of a connection at worst, beside what requests on it are charged: what has come and nobody has read (an HTTP/2
-/// window, or an HTTP/1 buffer that doubles), what waits to be written, TLS records, tasks and socket state.
-pub const CONNECTION: u64 = (1 << 20) + (256 << 10);
-
 /// Bytes of a question that waits, and of each original in a ranking.
 const QUESTION: u64 = 33 << 10;
 const RANKED: u64 = 16;
@@ -40,8 +36,10 @@ pub struct Allowed {
     pub questions: u64,
     /// See `questions`.
     pub originals: u64,
-    /// Connections on all ports that strangers reach, together.
+    /// Connections on all ports that strangers reach, together, and bytes that each may hold beside what is charged.
     pub connections: u64,
+    /// See `connections`.
+    pub connection: u64,
 }
 
 /// Bytes by part.
@@ -59,7 +57,7 @@ impl Bound {
         let question = QUESTION + allowed.originals.saturating_mul(RANKED);
         let questions = allowed.questions.saturating_mul(ABANDONED * question);
         let queues = photos.saturating_add(questions);
-        let connections = allowed.connections.saturating_mul(CONNECTION);
+        let connections = allowed.connections.saturating_mul(allowed.connection);
         let moving = [bodies, decoding, queues, connections].into_iter().fold(0, u64::saturating_add);
         Self {
             parts: [
@@ -113,13 +111,14 @@ mod tests {
             photos: 10,
             picture: MIB,
             connections: 4,
+            connection: MIB / 2,
             ..Allowed::default()
         };
         let bound = Bound::of(&allowed);
-        let moving = 64 + 2 * 40 + 2 * 10 + 5;
+        let moving = 64 + 2 * 40 + 2 * 10 + 2;
         assert_eq!(bound.total(), (100 + moving) * MIB + moving * MIB / SLACK);
         let text = bound.to_string();
-        assert_eq!(text, "312 MiB: loaded 100 bodies 64 decoding 80 queues 20 connections 5 allocator 43");
+        assert_eq!(text, "308 MiB: loaded 100 bodies 64 decoding 80 queues 20 connections 2 allocator 42");
         let more = |change: fn(&mut Allowed)| {
             let mut allowed = allowed;
             change(&mut allowed);

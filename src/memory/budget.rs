@@ -285,7 +285,7 @@ mod tests {
         let mut charges: Vec<_> = (0..9).map(|name| budget.open(client(name))).collect();
         let mut growing = true;
         while growing {
-            growing = charges.iter_mut().fold(false, |any, charge| charge.add(MIB).is_ok() || any);
+            growing = charges.iter_mut().filter_map(|charge| charge.add(MIB).ok()).count() > 0;
         }
         let parts: Vec<_> = charges.iter().map(|charge| charge.bytes() / MIB).collect();
         assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{parts:?}");

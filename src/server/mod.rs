@@ -55,6 +55,12 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// nobody reads. Twice a stream's, so that one stream that stands still does not stop the others.
 const CONNECTION_WINDOW: u32 = 512 << 10;
 
+/// Bytes of a connection at worst, beside what requests on it are charged: what has come and nobody has read (an HTTP/2 window;
+/// HTTP/1 buffers are smaller), a head, frames on their way in and out, TLS records, and 32 KiB of tasks and state, which is what
+/// an idle one takes.
+pub const CONNECTION_BYTES: u64 =
+    CONNECTION_WINDOW as u64 + MAX_HEAD as u64 + (64 << 10) + (128 << 10) + (32 << 10);
+
 /// How often an HTTP/2 connection is asked whether its client is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 

@@ -2,6 +2,7 @@
 //! prints what clients, probes and operators get to see, and how long it takes to recover.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "what is seen beside what is asserted")]
 
 #[path = "../support/mod.rs"]
 mod support;

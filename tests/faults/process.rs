@@ -31,15 +31,20 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut process = Self { child, address: SocketAddr::from(([0; 4], 0)), log };
+        process.address = process.await_address();
+        process
+    }
+
+    fn await_address(&mut self) -> SocketAddr {
         let mut line = String::new();
         loop {
             line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the process ended before it served");
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "the process ended before it served");
             let event: Value = serde_json::from_str(&line).unwrap();
             if event["message"] == "serving" {
-                let address = event["address"].as_str().unwrap().parse().unwrap();
-                return Self { child, address, log };
+                return event["address"].as_str().unwrap().parse().unwrap();
             }
         }
     }

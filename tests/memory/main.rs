@@ -2,6 +2,7 @@
 //! share and the seats that slow ones do not (`sharing`), and the bound of it all under attack (`attack`).
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stdout, reason = "what is seen beside what is asserted")]
 
 mod attack;
 mod limits;

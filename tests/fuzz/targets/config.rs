@@ -19,7 +19,7 @@ pub fn run(data: &[u8]) {
         Err(error) => return assert!(!error.problems.is_empty()),
     };
     let http = config.http;
-    assert!(http.deadline <= http.max_deadline && http.max_body > 0 && http.max_connections > 0);
+    assert!(http.deadline <= http.max_deadline && http.max_body > 0 && http.connections.max > 0);
     assert!(config.clients.weights.values().all(|weight| *weight > 0.0));
     assert!(config.photos.is_none_or(|photos| photos.queue >= http.max_images && photos.decode_threads > 0));
 }

@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeMap, fs, sync::OnceLock};
 
-use convoy::faq::{Encoder, encoder::Scratch};
+use convoy::faq::{
+    Encoder,
+    encoder::{Precision, Scratch},
+};
 use serde_json::{Value, json};
 
 const WIDTH: usize = 32;
 const WORDS: [&str; 8] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", "?"];
+const PRECISIONS: [Precision; 2] = [Precision::Int8, Precision::F32];
 const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
 
 /// The first byte says which file the rest is; the others are sound. Of the tensors it is the header alone.
@@ -21,10 +25,11 @@ pub fn run(data: &[u8]) {
         for (name, bytes) in FILES.iter().zip([files[0], files[1], &tensors]) {
             fs::write(folder.join(name), bytes).unwrap();
         }
-        let encoder = match Encoder::open(folder) {
-            Ok(encoder) => encoder,
-            Err(error) => return super::bounded(&error),
-        };
+        let encoder =
+            match Encoder::open(folder, PRECISIONS[usize::from(form) / FILES.len() % PRECISIONS.len()]) {
+                Ok(encoder) => encoder,
+                Err(error) => return super::bounded(&error),
+            };
         let vectors = encoder.embed(["hello worlds?", ""], &mut Scratch::default());
         assert_eq!(vectors.len(), 2 * encoder.width());
         for vector in vectors.chunks(encoder.width()) {

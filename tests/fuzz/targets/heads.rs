@@ -7,7 +7,7 @@ use std::{
 
 use convoy::{
     access::credential,
-    config::{ClientsConfig, HttpConfig},
+    config::{ClientsConfig, ConnectionsConfig, HttpConfig},
     http::{routes::Route, v2::infer::Framing},
     server::{
         gate::Who,
@@ -24,7 +24,12 @@ const LIMITS: HttpConfig = HttpConfig {
     deadline: Duration::from_secs(30),
     max_deadline: Duration::from_secs(300),
     read_timeout: Duration::from_secs(15),
-    max_connections: 16,
+    connections: ConnectionsConfig {
+        max: 16,
+        max_per_address: None,
+        idle_timeout: Duration::from_secs(75),
+        write_timeout: Duration::from_secs(15),
+    },
     lame_duck: Duration::ZERO,
     grace: Duration::ZERO,
 };

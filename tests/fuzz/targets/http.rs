@@ -11,7 +11,8 @@ use std::{
 use convoy::{
     app::{App, Listeners},
     config::{
-        ClientsConfig, Config, ConnectionsConfig, FaqConfig, HealthConfig, HttpConfig, IngressConfig, MemoryConfig, TraceConfig,
+        ClientsConfig, Config, ConnectionsConfig, FaqConfig, HealthConfig, HttpConfig, IngressConfig,
+        MemoryConfig, TraceConfig,
     },
     server::Shutdown,
 };

@@ -5,6 +5,9 @@ use convoy::image::{DecodeError, DecodeOptions, Filter, Transform, decode, prepa
 /// Small enough that thousands of pictures are decoded a second.
 const FEW_PIXELS: u64 = 1 << 16;
 
+/// Enough for them, and for what a decoder takes however few there are.
+const MEMORY: u64 = 24 << 20;
+
 const TRANSFORMS: [Transform; 3] = [
     Transform::ResizeCrop { short_side: 37, filter: Filter::Bilinear },
     Transform::ResizeCrop { short_side: 32, filter: Filter::Bicubic },
@@ -12,12 +15,12 @@ const TRANSFORMS: [Transform; 3] = [
 ];
 
 pub fn run(data: &[u8]) {
-    check(data, FEW_PIXELS);
+    check(data, FEW_PIXELS, MEMORY);
 }
 
-pub(super) fn check(data: &[u8], max_pixels: u64) {
+pub(super) fn check(data: &[u8], max_pixels: u64, max_memory: u64) {
     let hash = super::hash(data);
-    let options = DecodeOptions { max_pixels, apply_orientation: hash & 1 == 0 };
+    let options = DecodeOptions { max_pixels, max_memory, apply_orientation: hash & 1 == 0 };
     let decoded = decode(data, &options);
     match &decoded {
         Ok(picture) => {

@@ -31,7 +31,8 @@ pub fn run(data: &[u8]) {
     }
     let framing = Framing::of(&headers).expect("headers that are in order");
     let body = Bytes::copy_from_slice(body);
-    let read = || framing.read(body.clone(), LIMIT, "image", super::charge()).map(|(asked, _charge)| asked.request);
+    let read =
+        || framing.read(body.clone(), LIMIT, "image", super::charge()).map(|(asked, _charge)| asked.request);
     match (read(), read()) {
         (Ok(once), Ok(again)) => check(once, again),
         (Err(once), Err(again)) => {
