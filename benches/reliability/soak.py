@@ -103,7 +103,8 @@ def main() -> None:
         honest = Honest(server, [pathlib.Path(each) for each in given.photo[:2]], given.question)
         hostile = Hostile(server.address, 0.01 * sum(rates.values()))
         watch = Watch(server, 1.0)
-        span = ["--arrivals", "poisson", "--warm-up", "0s", "--duration", f"{60 * given.minutes:.0f}s"]
+        # So few that their number stands still: it would hide a leak of descriptors.
+        span = ["--connections", "64", "--arrivals", "poisson", "--warm-up", "0s", "--duration", f"{60 * given.minutes:.0f}s"]
         loads = {path: Load(server, path, [*sent, *span, "--rate", str(rates[path])]) for path, sent in payload.items()}
         reports = {path: load.report() for path, load in loads.items()}
         samples = watch.stop()
