@@ -24,12 +24,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use convoy::grpc::proto::{ModelInferRequest, model_infer_request::InferInputTensor};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::{Value, json};
-use support::{config, photo};
+use support::{config, infer_question, photo};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncReader},
     net::TcpStream,
@@ -175,19 +174,7 @@ impl Round {
     }
 
     async fn grpc(self, client: &'static str, text: &str, right: Arc<Mutex<Option<Bytes>>>) {
-        let raw = [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
-        let message = ModelInferRequest {
-            model_name: "faq".to_owned(),
-            inputs: vec![InferInputTensor {
-                name: "question".to_owned(),
-                datatype: "BYTES".to_owned(),
-                shape: vec![1],
-                ..InferInputTensor::default()
-            }],
-            raw_input_contents: vec![raw.into()],
-            ..ModelInferRequest::default()
-        };
-        let message = message.encode_to_vec();
+        let message = infer_question(text).encode_to_vec();
         let framed = Bytes::from([&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat());
         let request = |trace: &str| {
             hyper::Request::post("http://x/inference.GRPCInferenceService/ModelInfer")

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[macro_use]
 #[path = "fuzz/targets/mod.rs"]
 mod targets;
 
@@ -96,21 +97,4 @@ fn the_lock_file_of_the_programs_fits() {
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
 }
 
-tests!(
-    access,
-    config,
-    encoder,
-    faq_clean,
-    faq_corpus,
-    faq_model,
-    grpc,
-    heads,
-    http,
-    image,
-    image_default,
-    manifest,
-    pth,
-    safetensors,
-    score,
-    v2
-);
+each_target!(tests);

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use convoy::{
     config::{Config, IngressConfig, TlsConfig},
-    grpc::proto::{ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor},
+    grpc::proto::{ModelInferRequest, ModelInferResponse},
 };
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
@@ -37,7 +37,7 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     journal,
-    support::{Server, config, metric, photo},
+    support::{Server, config, infer_question, metric, photo},
 };
 
 /// Bytes from the client after which every single one is tried; beyond them steps are.
@@ -99,19 +99,7 @@ fn grpc() -> Request {
             let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.ok()?;
             let mut grpc = tonic::client::Grpc::new(channel);
             grpc.ready().await.ok()?;
-            let text = b"how do I sort an array";
-            let raw = [&(text.len() as u32).to_le_bytes()[..], text].concat();
-            let request = ModelInferRequest {
-                model_name: "faq".to_owned(),
-                inputs: vec![InferInputTensor {
-                    name: "question".to_owned(),
-                    datatype: "BYTES".to_owned(),
-                    shape: vec![1],
-                    ..InferInputTensor::default()
-                }],
-                raw_input_contents: vec![raw.into()],
-                ..ModelInferRequest::default()
-            };
+            let request = infer_question("how do I sort an array");
             let codec: ProstCodec<ModelInferRequest, ModelInferResponse> = ProstCodec::default();
             let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
             let answer = grpc.unary(tonic::Request::new(request), path, codec).await.ok()?.into_inner();

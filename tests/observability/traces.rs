@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use convoy::{
     config::{CollectorConfig, Config, TraceConfig},
-    grpc::proto::{ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor},
+    grpc::proto::{ModelInferRequest, ModelInferResponse},
     http::{Ended, Shutdown},
 };
 use opentelemetry_proto::tonic::{
@@ -19,7 +19,7 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     collector::{Collector, attributes, hex},
-    support::{Server, config, metric, photo},
+    support::{Server, config, infer_question, metric, photo},
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -171,7 +171,7 @@ async fn grpc_calls_are_spans_in_the_words_of_rpc() {
     let url = format!("http://{}", server.grpc.unwrap());
     let mut grpc = Grpc::new(Endpoint::from_shared(url).unwrap().connect().await.unwrap());
     grpc.ready().await.unwrap();
-    let mut request = tonic::Request::new(question("how to sort an array"));
+    let mut request = tonic::Request::new(infer_question("how to sort an array"));
     let parent = format!("00-{TRACE}-{PARENT}-01").parse().unwrap();
     request.metadata_mut().insert("traceparent", parent);
     let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
@@ -188,22 +188,6 @@ async fn grpc_calls_are_spans_in_the_words_of_rpc() {
     assert_within(own, &children);
     assert!(children.iter().any(|child| child.name == "execute"), "{children:?}");
     drop(grpc);
-}
-
-fn question(words: &str) -> ModelInferRequest {
-    let mut element = u32::try_from(words.len()).unwrap().to_le_bytes().to_vec();
-    element.extend(words.as_bytes());
-    ModelInferRequest {
-        model_name: "faq".to_owned(),
-        inputs: vec![InferInputTensor {
-            name: "question".to_owned(),
-            datatype: "BYTES".to_owned(),
-            shape: vec![1],
-            ..InferInputTensor::default()
-        }],
-        raw_input_contents: vec![element.into()],
-        ..ModelInferRequest::default()
-    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use convoy::{
         IngressConfig, MemoryConfig, PhotosConfig, TraceConfig, TransformName, Transforms,
     },
     faq::{Corpus, TrainOptions, train},
+    grpc::proto::{ModelInferRequest, model_infer_request::InferInputTensor},
     http::{Ended, Shutdown},
     image::DecodeOptions,
     vision::{Arch, random::Recipe},
@@ -205,6 +206,22 @@ pub fn photo(index: u32) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, ::image::ImageFormat::Png).unwrap();
     bytes.into_inner()
+}
+
+/// A question to the FAQ as gRPC's V2 clients put it: four bytes of length, then the text.
+pub fn infer_question(text: &str) -> ModelInferRequest {
+    let length = u32::try_from(text.len()).unwrap();
+    ModelInferRequest {
+        model_name: "faq".to_owned(),
+        inputs: vec![InferInputTensor {
+            name: "question".to_owned(),
+            datatype: "BYTES".to_owned(),
+            shape: vec![1],
+            ..InferInputTensor::default()
+        }],
+        raw_input_contents: vec![[&length.to_le_bytes()[..], text.as_bytes()].concat().into()],
+        ..ModelInferRequest::default()
+    }
 }
 
 /// The value of one metric line, by its full name with labels.

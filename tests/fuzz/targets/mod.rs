@@ -46,6 +46,30 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
+/// Expands `$with` with the names of all targets.
+macro_rules! each_target {
+    ($with:ident) => {
+        $with! {
+            access,
+            config,
+            encoder,
+            faq_clean,
+            faq_corpus,
+            faq_model,
+            grpc,
+            heads,
+            http,
+            image,
+            image_default,
+            manifest,
+            pth,
+            safetensors,
+            score,
+            v2
+        }
+    };
+}
+
 macro_rules! targets {
     ($($name:ident),*) => {
         [$(Target { name: stringify!($name), run: $name::run, seeds: $name::seeds }),*]
@@ -53,24 +77,7 @@ macro_rules! targets {
 }
 
 /// Every target.
-pub const ALL: [Target; 16] = targets![
-    access,
-    config,
-    encoder,
-    faq_clean,
-    faq_corpus,
-    faq_model,
-    grpc,
-    heads,
-    http,
-    image,
-    image_default,
-    manifest,
-    pth,
-    safetensors,
-    score,
-    v2
-];
+pub const ALL: [Target; 16] = each_target!(targets);
 
 /// No message is longer, whatever the bytes were: names of what is known, and a little of what was sent.
 const MAX_MESSAGE: usize = 1500;
