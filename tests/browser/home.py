@@ -14,6 +14,7 @@ import urllib.parse
 
 import requests
 from PIL import Image
+from playwright.sync_api import expect
 
 import browser
 
@@ -110,7 +111,7 @@ def questions(page):
 def live(page):
     """Figures come, pausing and hiding stop the asking."""
     figure = page.locator(".tile .now").nth(2)
-    page.wait_for_function("document.querySelectorAll('.tile .now')[2].textContent !== '–'", timeout=10_000)
+    expect(figure).not_to_have_text("–", timeout=10_000)
     assert float(figure.inner_text()) >= 0
     asked = []
     page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/metrics") else None)
