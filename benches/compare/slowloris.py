@@ -9,14 +9,15 @@ comes again after a second. Needs nothing but Python.
 """
 
 import argparse
-import asyncio
 import collections
+import heapq
 import http.client
 import json
 import os
 import random
 import re
 import resource
+import select
 import signal
 import socket
 import statistics
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 
-# Seconds between two bytes of those that send some.
+# Seconds between two bytes of those that send some. The tools that are known for it wait longer: slowhttptest 10.
 DRIP = 1.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 # A POST to /faq in HPACK without its tables, headers ended, body not.
@@ -57,59 +58,84 @@ KINDS = {
 }
 
 
-class Attacker(asyncio.Protocol):
-    """Sends what its kind begins with, and reads nothing into anything."""
+class Attackers:
+    """One loop over plain sockets: whatever they cost themselves is missing on the cores that they share with the server."""
 
-    def __init__(self, kind):
-        self.kind, self.gone = kind, asyncio.Event()
+    def __init__(self, port, count, kinds):
+        self.port, self.kinds, self.opened, self.ended = port, [kinds[index % len(kinds)] for index in range(count)], 0, False
+        self.sockets, self.numbers, self.events = {}, {}, select.epoll()
+        # They are on machines of their own and know nothing of each other: without this, all would send in the same millisecond.
+        self.due = [(time.monotonic() + random.uniform(0, DRIP), number) for number in range(count)]
+        heapq.heapify(self.due)
+        signal.signal(signal.SIGTERM, self.end)
 
-    def connection_made(self, transport):
-        transport.write(KINDS[self.kind][0])
-        if self.kind == "never reading":
-            transport.pause_reading()
+    def end(self, *_signal):
+        self.ended = True
 
-    def connection_lost(self, _error):
-        self.gone.set()
+    def run(self):
+        while not self.ended:
+            for descriptor, _event in self.events.poll(max(0.0, self.due[0][0] - time.monotonic())):
+                self.read(self.numbers[descriptor])
+            while self.due[0][0] <= time.monotonic():
+                moment, number = heapq.heappop(self.due)
+                wait = self.act(number)
+                heapq.heappush(self.due, (moment + wait, number))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print(self.opened, used.ru_utime + used.ru_stime, flush=True)
 
-
-async def attack(port, kind, counts):
-    drip = KINDS[kind][1]
-    # They are on machines of their own and know nothing of each other: without this, all would send in the same millisecond.
-    await asyncio.sleep(random.uniform(0, DRIP))
-    while True:
-        try:
-            connection = socket.socket()
-            connection.setblocking(False)
-            if kind == "never reading":
-                # So that the system takes as little as it may of what nobody reads.
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(connection, ("127.0.0.1", port))
-            transport, attacker = await loop.create_connection(lambda: Attacker(kind), sock=connection)
-        except OSError:
-            await asyncio.sleep(0.05)
-            continue
-        counts["opened"] += 1
-        while not attacker.gone.is_set():
+    def act(self, number):
+        """What is due, and seconds until something is again."""
+        connection, drip = self.sockets.get(number), KINDS[self.kinds[number]][1]
+        if connection is None:
+            return DRIP if self.open(number) else 0.05
+        if drip:
             try:
-                await asyncio.wait_for(attacker.gone.wait(), DRIP)
-            except TimeoutError:
-                if drip:
-                    transport.write(drip)
-        # A flood of connections would be another attack.
-        await asyncio.sleep(DRIP)
+                connection.send(drip)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.close(number)
+        return DRIP
 
+    def open(self, number):
+        kind, connection = self.kinds[number], socket.socket()
+        reads = kind != "never reading"
+        if not reads:
+            # So that the system takes as little as it may of what nobody reads.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            connection.settimeout(0.2)
+            connection.connect(("127.0.0.1", self.port))
+            connection.setblocking(False)
+            connection.send(KINDS[kind][0])
+        except BlockingIOError:
+            pass
+        except OSError:
+            connection.close()
+            return False
+        self.opened += 1
+        self.sockets[number], self.numbers[connection.fileno()] = connection, number
+        # The end of a connection is told in any case.
+        self.events.register(connection, select.EPOLLIN if reads else 0)
+        return True
 
-async def attack_all(port, count, kinds):
-    counts = {"opened": 0}
-    tasks = [asyncio.create_task(attack(port, kinds[index % len(kinds)], counts)) for index in range(count)]
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    await stop.wait()
-    for task in tasks:
-        task.cancel()
-    print(counts["opened"], flush=True)
+    def read(self, number):
+        """Reads nothing into anything."""
+        try:
+            open_still = self.kinds[number] != "never reading" and self.sockets[number].recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            open_still = False
+        if not open_still:
+            self.close(number)
+
+    def close(self, number):
+        """Whoever is cut off comes again when something is due next: a flood of connections would be another attack."""
+        connection = self.sockets.pop(number)
+        self.events.unregister(connection)
+        del self.numbers[connection.fileno()]
+        connection.close()
 
 
 class Server:
@@ -211,16 +237,18 @@ def run(args):
         figures, answered = {}, collections.defaultdict(lambda: [0.0, 0.0])
         measured(args, server)
         before = server.memory()
-        opened, most = 0, 0
+        opened, most, used = 0, 0, 0.0
         for index in range(2 * args.rounds):
             # Pairs in turn begin with and without, so that a drift counts for both.
             beside = index % 4 in (1, 2)
-            attack = attackers(args, server) if beside else None
+            attack, began = attackers(args, server) if beside else None, time.monotonic()
             reports = measured(args, server)
             most = max(most, server.memory())
             if attack:
                 attack.terminate()
-                opened += int(attack.communicate()[0])
+                connections, seconds = attack.communicate()[0].split()
+                opened += int(connections)
+                used += float(seconds) / (time.monotonic() - began) / args.rounds
                 time.sleep(args.settle)
             for path, report in reports.items():
                 # Where nobody was answered, no time was short enough.
@@ -230,6 +258,7 @@ def run(args):
                 name = "with" if beside else "without"
                 print(f"{path} {name}: p50 {latency['p50']:.2f} p99 {latency['p99']:.2f} max {latency['max']:.1f} ms", flush=True)
         print(f"\n{args.attackers} attackers of {len(args.kinds)} kinds, {opened} connections in {args.rounds} rounds")
+        print(f"they used {used:.1%} of a core themselves, opening their connections included")
         for path, rounds in figures.items():
             without, beside = answered[path]
             print(f"{path} answered well: {without:.2%} without, {beside:.2%} with")
@@ -297,7 +326,7 @@ def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
     if args.attack:
-        asyncio.run(attack_all(args.attack, args.attackers, args.kinds))
+        Attackers(args.attack, args.attackers, args.kinds).run()
         return 0
     return 0 if (idle if args.idle else run)(args) else 1
 

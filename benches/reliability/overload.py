@@ -6,12 +6,15 @@
 Capacity is what the server does for closed loops of both kinds at once; it is measured before every load, in the same
 round, because a shared machine is never equally fast for long. Goodput is what is answered within the deadline under the
 load, over that capacity. The server has a core of its own and the clients another (--cores), because clients that take
-the server's time would measure themselves. Memory is Linux's own figure. A further client compares answers by content.
+the server's time would measure themselves. With --io-apart only its pools have that core and the threads that speak HTTP
+are on the clients': a machine whose operator leaves a core to I/O. Memory is Linux's own figure. A further client compares
+answers by content.
 
 The embedding model makes twenty times a capacity of questions a rate that one core of clients can send.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import time
@@ -48,6 +51,13 @@ class Bench:
             for kind in PATHS
         }
         return {kind: load.report() for kind, load in loads.items()}
+
+
+def set_apart(server: Server, pools: str, io: str) -> None:
+    """Pins the threads of the pools to some cores and all others to other ones."""
+    for task in pathlib.Path(f"/proc/{server.process.pid}/task").iterdir():
+        pooled = (task / "comm").read_text().startswith(("faq-", "classify-", "decode-"))
+        os.sched_setaffinity(int(task.name), {int(core) for core in (pools if pooled else io).split(",")})
 
 
 def quantile(report: dict, of: str, which: str) -> float:
@@ -117,10 +127,14 @@ def main() -> None:
     arguments.add_argument("--deadline-ms", type=int, default=2000)
     arguments.add_argument("--cores", default="0/1", help="the server's and the clients', as taskset takes them")
     arguments.add_argument("--flag", action="append", default=[], help="a further flag of the server")
+    arguments.add_argument("--io-apart", action="store_true", help="the server's I/O on the clients' cores")
     given = arguments.parse_args()
     flags = ["--weights", given.weights, "--faq-model", given.faq_model, *given.flag]
     flags += ["--faq-embeddings", given.faq_embeddings] if given.faq_embeddings else []
-    with Server(given.convoy, flags, given.cores.split("/")[0]) as server:
+    pools, clients = given.cores.split("/")
+    with Server(given.convoy, flags, f"{pools},{clients}" if given.io_apart else pools) as server:
+        if given.io_apart:
+            set_apart(server, pools, clients)
         bench = Bench(given, server)
         bench.capacity()
         honest = Honest(server, [pathlib.Path(each) for each in given.photo[:2]], given.question)

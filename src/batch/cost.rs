@@ -23,6 +23,9 @@ const PROVED: f64 = 0.25;
 /// one that is slow for good is believed after a few more.
 const SURPRISE: f64 = 2.0;
 
+/// Sizes whose cost per job is this close to the best are as good; the smallest of them answers soonest.
+const AS_GOOD: f64 = 1.02;
+
 /// Most repetitions of one size in [`CostTable::measure`].
 const REPETITIONS: usize = 3;
 
@@ -36,6 +39,7 @@ pub struct CostTable {
     curve: Vec<f64>,
     /// By size, from 1: the lowest seconds a job at this size or any smaller one.
     best: Vec<f64>,
+    efficient: usize,
     batches: u64,
 }
 
@@ -53,7 +57,8 @@ impl CostTable {
     /// on its account.
     pub fn unmeasured(max_batch: usize) -> Self {
         let size = max_batch.max(1);
-        Self { points: vec![None; size], curve: vec![0.0; size], best: vec![0.0; size], batches: 0 }
+        let (curve, best) = (vec![0.0; size], vec![0.0; size]);
+        Self { points: vec![None; size], curve, best, efficient: 1, batches: 0 }
     }
 
     /// A table of `(size, time)` pairs; sizes outside `1..=max_batch` are left out.
@@ -141,6 +146,11 @@ impl CostTable {
         self.best[size - 1]
     }
 
+    /// The smallest size that is as efficient as any.
+    pub fn efficient(&self) -> usize {
+        self.efficient
+    }
+
     /// Whether the estimate of `size` is too old to speak against it.
     pub fn is_stale(&self, size: usize) -> bool {
         self.points[size - 1].is_some_and(|point| self.batches - point.at > point.stale_after)
@@ -176,6 +186,8 @@ impl CostTable {
             lowest = lowest.min(seconds / (index + 1) as f64);
             *best = lowest;
         }
+        let good = AS_GOOD * lowest;
+        self.efficient = (1..self.curve.len()).find(|&size| self.per_job(size) <= good).unwrap_or(self.curve.len());
     }
 }
 

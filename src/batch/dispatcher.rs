@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     CostTable, Terms,
+    forecast::{Forecast, Pace},
     health::Trouble,
     lineup::{Lineup, Place},
     policy::{self, Decision, View},
@@ -85,10 +86,28 @@ struct Coming {
     received: Option<Instant>,
 }
 
+/// A batch that runs.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    began: Instant,
+    /// Seconds that it costs.
+    cost: f64,
+}
+
+impl Run {
+    fn age(self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
+    /// How many times what it costs it has taken; `None` where nothing is known of that.
+    fn ratio(self, now: Instant) -> Option<f64> {
+        (self.cost > 0.0).then(|| self.age(now).as_secs_f64() / self.cost)
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Worker {
-    /// When its batch started and when it should be done.
-    busy: Option<(Instant, Instant)>,
+    busy: Option<Run>,
     held_since: Option<Instant>,
     /// Seats of the jobs in its batch.
     running: usize,
@@ -99,9 +118,9 @@ struct Worker {
 impl Worker {
     /// How long its batch has run, if that is far too long.
     fn stuck_for(&self, now: Instant, after: Duration) -> Option<Duration> {
-        let (began, done) = self.busy?;
-        let (age, expected) = (now.saturating_duration_since(began), done.saturating_duration_since(began));
-        (age >= after.max(STUCK_FACTOR * expected)).then_some(age)
+        let run = self.busy?;
+        let age = run.age(now);
+        (age >= after.max(STUCK_FACTOR * Duration::from_secs_f64(run.cost))).then_some(age)
     }
 }
 
@@ -122,6 +141,7 @@ pub struct Dispatcher<J> {
     turned_away: bool,
     reading: Lead,
     preparing: Lead,
+    pace: Pace,
     /// Mean deviation of batches from their predictions, as a share.
     deviation: f64,
     busy: Duration,
@@ -143,6 +163,7 @@ impl<J> Dispatcher<J> {
             turned_away: false,
             reading: Lead::default(),
             preparing: Lead::default(),
+            pace: Pace::default(),
             deviation: 0.0,
             busy: Duration::ZERO,
             last_end: None,
@@ -173,20 +194,19 @@ impl<J> Dispatcher<J> {
     /// Seconds until everything admitted so far would be done.
     pub fn drain_seconds(&self, now: Instant) -> f64 {
         let members = self.lineup.on_their_way() + self.lineup.ready();
-        self.free_in(now) + policy::drain_seconds(&self.costs, self.at_work(), members)
+        self.free_in(now) + self.forecast(now).drain(members)
     }
 
     /// Seconds of work done so far, all executors together.
     pub fn busy_seconds(&self, now: Instant) -> f64 {
         let current = self.workers.iter().filter_map(|worker| worker.busy);
-        let running: Duration = current.map(|(start, _)| now.saturating_duration_since(start)).sum();
+        let running: Duration = current.map(|run| run.age(now)).sum();
         (self.busy + running).as_secs_f64()
     }
 
     /// How long the batch that has run longest has run; zero when none runs.
     pub fn batch_age(&self, now: Instant) -> Duration {
-        let began = self.workers.iter().filter_map(|worker| worker.busy).map(|(began, _)| began).min();
-        began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
+        self.workers.iter().filter_map(|worker| worker.busy).map(|run| run.age(now)).max().unwrap_or_default()
     }
 
     /// The worst that is wrong with the workers.
@@ -217,15 +237,16 @@ impl<J> Dispatcher<J> {
             return Err(Refusal::Down);
         }
         if self.capacity - self.depth().min(self.capacity) < count {
-            let wait = self.free_in(now) + policy::drain_seconds(&self.costs, self.at_work(), count);
+            let wait = self.free_in(now) + self.forecast(now).drain(count);
             return Err(Refusal::Full { retry_after: Duration::from_secs_f64(wait) });
         }
         if self.depth() == 0 {
             self.overloaded_since = None;
         }
-        let foreseen = self.foresee(now, terms, count);
+        let forecast = self.forecast(now);
+        let foreseen = self.foresee(now, &forecast, terms, count);
         let slack = terms.deadline.saturating_duration_since(now).as_secs_f64();
-        if slack >= self.brisk_seconds() && matches!(foreseen, Err(Refusal::Late { .. })) {
+        if slack >= self.brisk_seconds(&forecast) && matches!(foreseen, Err(Refusal::Late { .. })) {
             self.turned_away = true;
             self.overloaded_since.get_or_insert(now);
         }
@@ -295,8 +316,7 @@ impl<J> Dispatcher<J> {
 
     /// Worker `index` begins a batch of `size`, be it of jobs or one that is nobody's.
     pub fn occupy(&mut self, now: Instant, index: usize, size: usize) {
-        let done = now + Duration::from_secs_f64(self.costs.seconds(size));
-        self.workers[index].busy = Some((now, done));
+        self.workers[index].busy = Some(Run { began: now, cost: self.costs.seconds(size) });
     }
 
     /// Gives back the seats of the jobs that worker `index` has run.
@@ -322,12 +342,13 @@ impl<J> Dispatcher<J> {
 
     /// Worker `index` is done; a batch of `size` that went well also says what it costs.
     pub fn finish(&mut self, now: Instant, index: usize, size: Option<usize>) {
-        let Some((start, done)) = self.workers[index].busy.take() else { return };
-        let took = now.saturating_duration_since(start);
-        let expected = done.saturating_duration_since(start).as_secs_f64();
-        if size.is_some() && expected > 0.0 {
-            let off = (took.as_secs_f64() / expected - 1.0).abs().min(1.0);
+        let stretch = self.stretch(now);
+        let Some(run) = self.workers[index].busy.take() else { return };
+        let took = run.age(now);
+        if let Some(ratio) = run.ratio(now).filter(|_| size.is_some()) {
+            let off = (ratio / stretch - 1.0).abs().min(1.0);
             self.deviation += (off - self.deviation) / DEVIATION_MEMORY;
+            self.pace.record(ratio);
         }
         self.busy += took;
         self.last_end = Some(now);
@@ -343,10 +364,21 @@ impl<J> Dispatcher<J> {
         policy::decide(&View {
             ready,
             coming: &coming,
-            slack: deadline.saturating_duration_since(now).as_secs_f64(),
+            // In the table's seconds, of which fewer are left where batches take longer.
+            slack: deadline.saturating_duration_since(now).as_secs_f64() / self.stretch(now),
             streak: self.streak,
             costs: &self.costs,
         })
+    }
+
+    fn forecast(&self, now: Instant) -> Forecast<'_> {
+        Forecast { costs: &self.costs, workers: self.at_work(), stretch: self.stretch(now) }
+    }
+
+    /// How many times as long as their table says batches take now.
+    fn stretch(&self, now: Instant) -> f64 {
+        let running = self.workers.iter().filter_map(|worker| worker.busy?.ratio(now));
+        self.pace.stretch(running.fold(0.0, f64::max))
     }
 
     /// When members on their way should be ready, in seconds from `now`, rising; those that are overdue are not counted on.
@@ -363,7 +395,7 @@ impl<J> Dispatcher<J> {
 
     /// Takes `size` jobs for a batch, leaving out those that could not be in time in it.
     fn form(&mut self, now: Instant, size: usize, turn: &mut Turn<J>) {
-        let done = now + Duration::from_secs_f64(self.costs.seconds(size));
+        let done = now + Duration::from_secs_f64(self.forecast(now).batch(size));
         let probe = self.may_probe(now);
         while turn.batch.len() < size {
             let Some((place, job)) = self.lineup.pop() else { break };
@@ -383,17 +415,17 @@ impl<J> Dispatcher<J> {
     /// Ready jobs that can no longer be in time because work took longer than predicted when they were accepted: they are
     /// told at once, and make room for those that can.
     fn fallen_behind(&mut self, now: Instant) -> Vec<J> {
-        let workers = self.at_work();
+        let (workers, stretch) = (self.at_work(), self.stretch(now));
+        let forecast = Forecast { costs: &self.costs, workers, stretch };
         let (ready, probe) = (self.lineup.ready(), self.may_probe(now));
         let Some(earliest) = self.lineup.earliest_ready().filter(|_| !probe) else { return Vec::new() };
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
-        if policy::drain_seconds(&self.costs, workers, ready) <= slack(earliest) {
+        if forecast.drain(ready) <= slack(earliest) {
             return Vec::new();
         }
-        let costs = &self.costs;
         self.lineup.shed(|deadline, ahead| {
             let slack = slack(deadline);
-            policy::finish_seconds(costs, workers, ahead, 0, slack) > slack
+            forecast.finish(ahead, 0, slack) > slack
         })
     }
 
@@ -403,24 +435,30 @@ impl<J> Dispatcher<J> {
     }
 
     /// Whether `count` newcomers would be in time, and nobody accepted before would be late because of them.
-    fn foresee(&self, now: Instant, terms: &Terms, count: usize) -> Result<(), Refusal> {
-        let (workers, free) = (self.at_work(), self.free_in(now));
+    fn foresee(
+        &self,
+        now: Instant,
+        forecast: &Forecast<'_>,
+        terms: &Terms,
+        count: usize,
+    ) -> Result<(), Refusal> {
+        let free = self.free_in(now);
         let members = self.lineup.on_their_way() + self.lineup.ready();
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
         let margin = self.margin();
-        let everybody = free + margin * policy::drain_seconds(&self.costs, workers, members + count);
+        let everybody = free + margin * forecast.drain(members + count);
         let earliest = self.lineup.earliest().map_or(terms.deadline, |first| first.min(terms.deadline));
-        let brisk = self.brisk_seconds();
+        let brisk = self.brisk_seconds(forecast);
         if everybody <= slack(earliest).min(brisk) || members == 0 && self.may_probe(now) {
             return Ok(());
         }
         let own = slack(terms.deadline);
-        let alone = policy::finish_seconds(&self.costs, workers, count - 1, 0, own);
+        let alone = Forecast { stretch: 1.0, ..*forecast }.finish(count - 1, 0, own);
         if alone > own {
             return Err(Refusal::Hopeless { needs: Duration::from_secs_f64(alone) });
         }
         let finish = |ahead: usize, all: usize, slack: f64| {
-            free + margin * policy::finish_seconds(&self.costs, workers, ahead, all - ahead - 1, slack - free)
+            free + margin * forecast.finish(ahead, all - ahead - 1, slack - free)
         };
         let late = |excess: f64| Refusal::Late { retry_after: Duration::from_secs_f64(excess) };
         let all = members + count;
@@ -445,9 +483,9 @@ impl<J> Dispatcher<J> {
     }
 
     /// What an answer takes at most in a queue that is no longer than it need be.
-    fn brisk_seconds(&self) -> f64 {
+    fn brisk_seconds(&self, forecast: &Forecast<'_>) -> f64 {
         let lead = [&self.reading, &self.preparing].map(|lead| lead.typical().unwrap_or(0.0));
-        policy::brisk_seconds(&self.costs) + lead.iter().sum::<f64>()
+        forecast.brisk() + lead.iter().sum::<f64>()
     }
 
     /// Takes back an eighth of the time that overload has lasted when a batch of no more than an efficient `size` emptied the line
@@ -457,7 +495,7 @@ impl<J> Dispatcher<J> {
             return;
         }
         let refused = std::mem::take(&mut self.turned_away);
-        if !refused && size <= policy::efficient_batch(&self.costs) {
+        if !refused && size <= self.costs.efficient() {
             let later = |since: Instant| since + now.saturating_duration_since(since) / 8;
             self.overloaded_since = self.overloaded_since.map(later);
         }
@@ -480,12 +518,12 @@ impl<J> Dispatcher<J> {
 
     /// Seconds until a worker is free.
     fn free_in(&self, now: Instant) -> f64 {
-        let until = |worker: &Worker| match worker.busy {
-            Some((_, done)) => done.saturating_duration_since(now).as_secs_f64(),
-            None => 0.0,
+        let stretch = self.stretch(now);
+        let left = |worker: &Worker| {
+            worker.busy.map_or(0.0, |run| (stretch * run.cost - run.age(now).as_secs_f64()).max(0.0))
         };
         let here = self.workers.iter().filter(|worker| worker.gone_since.is_none());
-        here.map(until).min_by(f64::total_cmp).unwrap_or(0.0)
+        here.map(left).min_by(f64::total_cmp).unwrap_or(0.0)
     }
 }
 

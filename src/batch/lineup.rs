@@ -62,8 +62,9 @@ impl<J, C> Line<J, C> {
         self.ready.len() + self.coming.len()
     }
 
+    /// Members before `key`, by those after it: newcomers mostly stand at the end.
     fn before(&self, key: Key) -> usize {
-        self.ready.range(..key).count() + self.coming.range(..key).count()
+        self.len() - self.ready.range(key..).count() - self.coming.range(key..).count()
     }
 
     fn first(&self) -> Option<Key> {

@@ -3,9 +3,10 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`cost`] | what a batch of each size costs |
-//! | [`policy`] | how many jobs run now, or until when to wait; when a newcomer would be done |
+//! | [`forecast`] | when a newcomer, or everybody, would be done |
+//! | [`policy`] | how many jobs run now, or until when to wait |
 //! | [`lineup`] | who is next: fair between flows, earliest deadline first within one |
-//! | [`dispatcher`] | the four above and the state between them, with `now` passed in |
+//! | [`dispatcher`] | the five above and the state between them, with `now` passed in |
 //! | [`health`] | what can be wrong with a pool |
 //! | [`queue`] | seats, jobs, tickets: the dispatcher behind a lock |
 //! | [`scheduler`] | what a thread does: run what the dispatcher hands out |
@@ -16,6 +17,7 @@
 
 pub mod cost;
 pub mod dispatcher;
+pub mod forecast;
 pub mod health;
 pub mod lineup;
 pub mod policy;

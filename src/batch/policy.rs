@@ -1,19 +1,17 @@
 //! The decisions, as pure functions of what waits, what is known to come, and what batches cost: how many jobs run now,
-//! whether to wait a moment for one that is on its way, and when a newcomer would be done.
+//! and whether to wait a moment for one that is on its way.
 //!
-//! Times are seconds from now. Who is next is [`super::lineup`]'s; nothing here waits, locks or reads a clock.
+//! Times are seconds from now. Who is next is [`super::lineup`]'s, when somebody would be done [`super::forecast`]'s; nothing
+//! here waits, locks or reads a clock.
 
 use super::CostTable;
 
 /// A batch size is not used when a job costs this much more in it than at the best smaller size.
-const WASTE: f64 = 1.10;
+pub(super) const WASTE: f64 = 1.10;
 
 /// A batch leaves fewer jobs behind than it takes only if it costs a job this much less than taking all: a table is
 /// measured, and hardly more exact, and those few would wait for two batches instead of one.
 const GAIN: f64 = 1.03;
-
-/// Sizes whose cost per job is this close to the best are as good; the smallest of them answers soonest.
-const AS_GOOD: f64 = 1.02;
 
 /// What is known when an executor is idle.
 #[derive(Debug, Clone, Copy)]
@@ -130,47 +128,6 @@ fn retried(costs: &CostTable, most: usize, chosen: usize) -> usize {
     (chosen + 1..=most).rev().find(worth_a_try).unwrap_or(chosen)
 }
 
-/// The smallest size up to `most` that is as efficient as any.
-fn most_efficient(costs: &CostTable, most: usize) -> usize {
-    let good = AS_GOOD * costs.best_per_job(most);
-    (1..=most).find(|&size| costs.per_job(size) <= good).unwrap_or(most)
-}
-
-/// The smallest size that is as efficient as any.
-pub fn efficient_batch(costs: &CostTable) -> usize {
-    most_efficient(costs, costs.max_batch())
-}
-
-/// The length of queue, in seconds of work, that an executor needs under full load: an efficient batch, so that a full one
-/// is ready when it is done, and two standard deviations of the arrivals meanwhile, which are Poisson's. A longer queue
-/// makes no batch any better.
-pub fn brisk_seconds(costs: &CostTable) -> f64 {
-    let size = efficient_batch(costs);
-    costs.seconds(size) * (1.0 + 2.0 / (size as f64).sqrt())
-}
-
-/// Seconds until `jobs` jobs are done on one of `workers` executors side by side, in the most efficient batches.
-pub fn drain_seconds(costs: &CostTable, workers: usize, jobs: usize) -> f64 {
-    let size = efficient_batch(costs);
-    let full = (jobs / size) as f64 * costs.seconds(size);
-    full / workers as f64 + costs.seconds(jobs % size)
-}
-
-/// Seconds until a job is done that has `ahead` jobs before it and `behind` after it: the full batches ahead, and then its
-/// own, which those behind fill up unless it is too urgent for that.
-pub fn finish_seconds(costs: &CostTable, workers: usize, ahead: usize, behind: usize, slack: f64) -> f64 {
-    let size = efficient_batch(costs);
-    let start = (ahead / size) as f64 * costs.seconds(size) / workers as f64;
-    let own = ahead % size + 1;
-    let filled = size.min(own + behind);
-    if start + costs.seconds(filled) <= slack {
-        return start + costs.seconds(filled);
-    }
-    let floor = WASTE * costs.best_per_job(size);
-    let shrunk = (own..filled).find(|&size| costs.per_job(size) <= floor).unwrap_or(filled);
-    start + costs.seconds(shrunk)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -285,22 +242,5 @@ mod tests {
         assert_eq!(saturated(&costs), Decision::Run(2));
         costs.record(2, Duration::from_millis(12));
         assert_eq!(saturated(&costs), Decision::Run(2), "and kept, as it proved good");
-    }
-
-    #[test]
-    fn finish_times_follow_the_batches() {
-        let gpu = affine(4, 8.0, 1.0);
-        assert!((drain_seconds(&gpu, 1, 9) - (0.012 * 2.0 + 0.009)).abs() < 1e-9);
-        assert!((drain_seconds(&gpu, 2, 8) - 0.012).abs() < 1e-9);
-        assert!((finish_seconds(&gpu, 1, 0, 0, 9.0) - 0.009).abs() < 1e-9);
-        assert!((finish_seconds(&gpu, 1, 5, 9, 9.0) - 0.024).abs() < 1e-9);
-        assert!((finish_seconds(&gpu, 1, 5, 0, 9.0) - 0.022).abs() < 1e-9);
-        assert!((brisk_seconds(&gpu) - 0.024).abs() < 1e-9);
-        let cpu = affine(4, 0.0, 100.0);
-        assert!(
-            (brisk_seconds(&cpu) - 0.3).abs() < 1e-9,
-            "one runs, and two to be sure that one is there next"
-        );
-        assert!((finish_seconds(&cpu, 1, 0, 9, 0.15) - 0.1).abs() < 1e-9, "the urgent go in smaller batches");
     }
 }
