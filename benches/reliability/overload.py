@@ -16,6 +16,7 @@ The embedding model makes twenty times a capacity of questions a rate that one c
 import argparse
 import os
 import pathlib
+import re
 import statistics
 import time
 
@@ -37,20 +38,35 @@ class Bench:
         """Load of one kind."""
         return Load(self.server, PATHS[kind], [*self.payload[kind], *flags], self.cores)
 
+    def both(self, flags: dict[str, list[str]]) -> dict[str, dict]:
+        """Loads of both kinds at once. That of photos is started first, because it draws them before it sends any."""
+        before, fewest = self.seen()
+        photos = self.start("photos", flags["photos"])
+        while True:
+            answers, connections = self.seen()
+            fewest = min(fewest, connections)
+            if answers != before or connections > fewest + 8:
+                break
+            time.sleep(0.02)
+        return {"questions": self.start("questions", flags["questions"]).report(), "photos": photos.report()}
+
+    def seen(self) -> tuple[list[str], float]:
+        """What changes when photos come: their answers, not counting clients of the load before who left (499), and
+        connections, of which those from before may go meanwhile."""
+        text = self.server.metrics()
+        answers = sorted(re.findall(r'^convoy_http_requests_total{route="classify",status="(?!499).*$', text, re.M))
+        return answers, float(re.search(r"^convoy_http_connections (\S+)$", text, re.M)[1])
+
     def capacity(self) -> dict[str, float]:
         """Answers a second to closed loops of both kinds at once."""
-        flags = ["--connections", str(self.given.clients), "--duration", f"{self.given.seconds}s"]
-        loads = {kind: self.start(kind, flags) for kind in PATHS}
-        return {kind: load.report()["answered_rate"] for kind, load in loads.items()}
+        flags = ["--connections", str(self.given.clients), "--duration", f"{self.given.seconds}s", "--warm-up", "2s"]
+        return {kind: report["answered_rate"] for kind, report in self.both(dict.fromkeys(PATHS, flags)).items()}
 
     def overload(self, factor: float, capacity: dict[str, float], seconds: float, warm_up: float) -> dict[str, dict]:
         """Both kinds at `factor` times their capacity."""
         span = ["--duration", f"{seconds}s", "--warm-up", f"{warm_up}s", "--connections", "2000", *self.deadline]
-        loads = {
-            kind: self.start(kind, ["--rate", str(factor * capacity[kind]), "--arrivals", "poisson", *span])
-            for kind in PATHS
-        }
-        return {kind: load.report() for kind, load in loads.items()}
+        rate = lambda kind: ["--rate", str(factor * capacity[kind]), "--arrivals", "poisson", *span]
+        return self.both({kind: rate(kind) for kind in PATHS})
 
 
 def set_apart(server: Server, pools: str, io: str) -> None:
