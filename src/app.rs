@@ -46,6 +46,7 @@ const COST_BUDGET: Duration = Duration::from_secs(2);
 /// Threads for reading and writing large bodies: each computes, so that many more than there are cores would only take memory
 /// for stacks; a model that is being loaded takes one as well.
 const BLOCKING_THREADS: usize = 64;
+
 /// How often the server looks at itself, to log what has changed.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -32,7 +32,10 @@ class Bench:
         self.given, self.server = given, server
         _, self.cores = given.cores.split("/")
         self.deadline = ["--deadline-ms", str(given.deadline_ms), "--timeout", f"{3 * given.deadline_ms}ms"]
-        self.payload = {"photos": ["--photo", *given.photo] if given.photo else [], "questions": []}
+        self.payload = {
+            "photos": ["--photo", *given.photo] if given.photo else [],
+            "questions": ["--questions", given.questions] if given.questions else [],
+        }
 
     def start(self, kind: str, flags: list[str]) -> Load:
         """Load of one kind."""
@@ -134,6 +137,7 @@ def main() -> None:
     arguments.add_argument("--faq-model", required=True)
     arguments.add_argument("--faq-embeddings")
     arguments.add_argument("--photo", nargs="+", default=[])
+    arguments.add_argument("--questions", metavar="FILE", help="what the load asks, one question a line")
     arguments.add_argument("--question", nargs="+", default=["how do i remove one item from an array"])
     arguments.add_argument("--factor", type=float, nargs="+", default=[1, 2, 5, 10, 20])
     arguments.add_argument("--burst", type=float, nargs="*", default=[20])

@@ -187,7 +187,8 @@ impl CostTable {
             *best = lowest;
         }
         let good = AS_GOOD * lowest;
-        self.efficient = (1..self.curve.len()).find(|&size| self.per_job(size) <= good).unwrap_or(self.curve.len());
+        self.efficient =
+            (1..self.curve.len()).find(|&size| self.per_job(size) <= good).unwrap_or(self.curve.len());
     }
 }
 

@@ -194,7 +194,7 @@ impl<J> Dispatcher<J> {
     /// Seconds until everything admitted so far would be done.
     pub fn drain_seconds(&self, now: Instant) -> f64 {
         let members = self.lineup.on_their_way() + self.lineup.ready();
-        self.free_in(now) + self.forecast(now).drain(members)
+        self.free_in(now) + self.forecast().drain(members)
     }
 
     /// Seconds of work done so far, all executors together.
@@ -237,13 +237,13 @@ impl<J> Dispatcher<J> {
             return Err(Refusal::Down);
         }
         if self.capacity - self.depth().min(self.capacity) < count {
-            let wait = self.free_in(now) + self.forecast(now).drain(count);
+            let wait = self.free_in(now) + self.forecast().drain(count);
             return Err(Refusal::Full { retry_after: Duration::from_secs_f64(wait) });
         }
         if self.depth() == 0 {
             self.overloaded_since = None;
         }
-        let forecast = self.forecast(now);
+        let forecast = self.forecast();
         let foreseen = self.foresee(now, &forecast, terms, count);
         let slack = terms.deadline.saturating_duration_since(now).as_secs_f64();
         if slack >= self.brisk_seconds(&forecast) && matches!(foreseen, Err(Refusal::Late { .. })) {
@@ -342,11 +342,10 @@ impl<J> Dispatcher<J> {
 
     /// Worker `index` is done; a batch of `size` that went well also says what it costs.
     pub fn finish(&mut self, now: Instant, index: usize, size: Option<usize>) {
-        let stretch = self.stretch(now);
         let Some(run) = self.workers[index].busy.take() else { return };
         let took = run.age(now);
         if let Some(ratio) = run.ratio(now).filter(|_| size.is_some()) {
-            let off = (ratio / stretch - 1.0).abs().min(1.0);
+            let off = (ratio / self.pace.trend() - 1.0).abs().min(1.0);
             self.deviation += (off - self.deviation) / DEVIATION_MEMORY;
             self.pace.record(ratio);
         }
@@ -371,14 +370,15 @@ impl<J> Dispatcher<J> {
         })
     }
 
-    fn forecast(&self, now: Instant) -> Forecast<'_> {
-        Forecast { costs: &self.costs, workers: self.at_work(), stretch: self.stretch(now) }
+    /// Of what is in the line.
+    fn forecast(&self) -> Forecast<'_> {
+        Forecast { costs: &self.costs, workers: self.at_work(), stretch: self.pace.trend() }
     }
 
-    /// How many times as long as their table says batches take now.
+    /// How many times as long as their table says batches take that run or start now.
     fn stretch(&self, now: Instant) -> f64 {
         let running = self.workers.iter().filter_map(|worker| worker.busy?.ratio(now));
-        self.pace.stretch(running.fold(0.0, f64::max))
+        self.pace.now(running.fold(0.0, f64::max))
     }
 
     /// When members on their way should be ready, in seconds from `now`, rising; those that are overdue are not counted on.
@@ -395,7 +395,7 @@ impl<J> Dispatcher<J> {
 
     /// Takes `size` jobs for a batch, leaving out those that could not be in time in it.
     fn form(&mut self, now: Instant, size: usize, turn: &mut Turn<J>) {
-        let done = now + Duration::from_secs_f64(self.forecast(now).batch(size));
+        let done = now + Duration::from_secs_f64(self.stretch(now) * self.costs.seconds(size));
         let probe = self.may_probe(now);
         while turn.batch.len() < size {
             let Some((place, job)) = self.lineup.pop() else { break };
@@ -415,8 +415,8 @@ impl<J> Dispatcher<J> {
     /// Ready jobs that can no longer be in time because work took longer than predicted when they were accepted: they are
     /// told at once, and make room for those that can.
     fn fallen_behind(&mut self, now: Instant) -> Vec<J> {
-        let (workers, stretch) = (self.at_work(), self.stretch(now));
-        let forecast = Forecast { costs: &self.costs, workers, stretch };
+        // Not by a method, which would borrow the line as well.
+        let forecast = Forecast { costs: &self.costs, workers: self.at_work(), stretch: self.pace.trend() };
         let (ready, probe) = (self.lineup.ready(), self.may_probe(now));
         let Some(earliest) = self.lineup.earliest_ready().filter(|_| !probe) else { return Vec::new() };
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();

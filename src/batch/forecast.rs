@@ -8,34 +8,44 @@ use super::{CostTable, policy::WASTE};
 /// Batches are foreseen to take at most this many times what they cost.
 const SLOWEST: f64 = 8.0;
 
+/// Weight of a new batch in the trend, one part in this many.
+const TREND_MEMORY: f64 = 8.0;
+
 /// How many times as long as the table says batches take where something else has the processor as well.
 ///
 /// A table learns slowly, because one batch says little of its size. That others have taken the processor shows in batches
-/// of every size at once, and jobs that were accepted by costs of a calmer moment would all be late. So this is the
-/// median of the last two batches and the one that runs: one that was interrupted changes nothing, two that are slow do at
-/// once, and so does the first that is fast again.
+/// of every size at once, and jobs that were accepted by costs of a calmer moment would all be late.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     last: f64,
     previous: f64,
+    trend: f64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { last: 1.0, previous: 1.0 }
+        Self { last: 1.0, previous: 1.0, trend: 1.0 }
     }
 }
 
 impl Pace {
     /// A batch took `ratio` times what it costs.
     pub fn record(&mut self, ratio: f64) {
-        *self = Self { last: ratio, previous: self.last };
+        let trend = self.trend + (ratio.min(SLOWEST) - self.trend) / TREND_MEMORY;
+        *self = Self { last: ratio, previous: self.last, trend };
     }
 
-    /// The factor, at least 1, where a batch runs that has taken `running` times what it costs so far.
-    pub fn stretch(&self, running: f64) -> f64 {
+    /// The factor for a batch that runs or starts now, at least 1, where one runs that has taken `running` times what it
+    /// costs so far: the median of the last two batches and that one. One that was interrupted changes nothing, two that are
+    /// slow do at once, and so does the first that is fast again.
+    pub fn now(&self, running: f64) -> f64 {
         let (low, high) = (self.last.min(self.previous), self.last.max(self.previous));
         running.clamp(low, high).clamp(1.0, SLOWEST)
+    }
+
+    /// The factor for many batches to come, at least 1: a mean, since what is true of two need not be of a hundred.
+    pub fn trend(&self) -> f64 {
+        self.trend.max(1.0)
     }
 }
 
@@ -133,17 +143,20 @@ mod tests {
     #[test]
     fn one_slow_batch_changes_nothing_and_two_do() {
         let mut pace = Pace::default();
-        assert_eq!(pace.stretch(0.5), 1.0);
+        assert_eq!(pace.now(0.5), 1.0);
         pace.record(5.0);
-        assert_eq!(pace.stretch(0.0), 1.0, "it may have been interrupted");
-        assert_eq!(pace.stretch(3.0), 3.0, "the one that runs is slow as well");
-        assert_eq!(pace.stretch(7.0), 5.0);
+        assert_eq!(pace.now(0.0), 1.0, "it may have been interrupted");
+        assert_eq!(pace.now(3.0), 3.0, "the one that runs is slow as well");
+        assert_eq!(pace.now(7.0), 5.0);
         pace.record(4.0);
-        assert_eq!(pace.stretch(0.0), 4.0);
+        assert_eq!(pace.now(0.0), 4.0);
         pace.record(0.9);
-        assert_eq!(pace.stretch(0.0), 1.0, "the processor is free again");
+        assert_eq!(pace.now(0.0), 1.0, "the processor is free again");
         pace.record(1e9);
         pace.record(1e9);
-        assert_eq!(pace.stretch(0.0), SLOWEST);
+        assert_eq!(pace.now(0.0), SLOWEST);
+        assert!((2.0..4.0).contains(&pace.trend()), "{} of a few slow batches", pace.trend());
+        (0..100).for_each(|_| pace.record(0.5));
+        assert_eq!((pace.now(0.0), pace.trend()), (1.0, 1.0));
     }
 }

@@ -102,13 +102,7 @@ struct Flooded {
 }
 
 /// Offers a job every `every` ms for `lasts` ms, each with a second to be done, to one executor that takes `takes` ms for each.
-fn flood(
-    dispatcher: &mut Dispatcher<u32>,
-    now: &mut Instant,
-    every: u64,
-    lasts: u64,
-    takes: u64,
-) -> Flooded {
+fn flood(dispatcher: &mut Dispatcher<u32>, now: &mut Instant, every: u64, lasts: u64, takes: u64) -> Flooded {
     let (middle, mut admitted) = (*now + ms(lasts / 2), Vec::new());
     let mut flooded = Flooded { ran: 0, late: 0, longest: 0 };
     let mut running: Option<(u32, Instant)> = None;
@@ -129,11 +123,11 @@ fn flood(
             running = dispatcher.next(*now, 0, true).batch.first().map(|&job| (job, *now + ms(takes)));
         }
     }
-    while running.take().is_some() {
-        *now += ms(takes);
+    while let Some((_, end)) = running.take() {
+        *now = end;
         dispatcher.release(0);
         dispatcher.finish(*now, 0, Some(1));
-        running = dispatcher.next(*now, 0, true).batch.first().map(|&job| (job, *now));
+        running = dispatcher.next(*now, 0, true).batch.first().map(|&job| (job, *now + ms(takes)));
     }
     flooded
 }
