@@ -48,7 +48,7 @@ class Bench:
         while True:
             answers, connections = self.seen()
             fewest = min(fewest, connections)
-            if answers != before or connections > fewest + 8:
+            if answers != before or connections > fewest + 8 or photos.process.poll() is not None:
                 break
             time.sleep(0.02)
         return {"questions": self.start("questions", flags["questions"]).report(), "photos": photos.report()}
