@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::support::photo;
 
-/// Milliseconds that the crowd gives each request.
-const DEADLINE: &str = "3000";
+/// What a crowd gives each request, unless told otherwise.
+const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +40,9 @@ struct Ask {
 }
 
 impl Ask {
-    fn request(&self, client: &Client, base: &str) -> RequestBuilder {
+    fn request(&self, client: &Client, base: &str, deadline: Duration) -> RequestBuilder {
         let request = client.post(format!("{base}{}", self.path)).body(self.body.clone());
-        let request = request.header("x-convoy-deadline-ms", DEADLINE);
+        let request = request.header("x-convoy-deadline-ms", deadline.as_millis().to_string());
         if self.json { request.header("content-type", "application/json") } else { request }
     }
 }
@@ -55,15 +55,23 @@ fn essence(answer: &Value) -> Value {
 /// See the module's text.
 pub(crate) struct Crowd {
     base: String,
+    deadline: Duration,
     asks: Vec<Ask>,
     done: Arc<AtomicBool>,
     outcomes: Arc<Mutex<Outcomes>>,
     clients: Vec<tokio::task::JoinHandle<()>>,
+    /// Of each client what it asks for, and how many answers it has had.
+    answered: Vec<(Kind, Arc<AtomicUsize>)>,
 }
 
 impl Crowd {
     /// Learns the right answers from the server at `base` while it is well, then asks it on and on.
     pub(crate) async fn gather(base: &str) -> Self {
+        Self::patient(base, DEADLINE).await
+    }
+
+    /// As [`Crowd::gather`]; each request has `deadline`.
+    pub(crate) async fn patient(base: &str, deadline: Duration) -> Self {
         let client = Client::new();
         let mut asks = Vec::new();
         for at in 0..5 {
@@ -80,28 +88,34 @@ impl Crowd {
         let mut known = Vec::new();
         for (kind, path, body, json) in asks {
             let mut ask = Ask { kind, path, body, json, right: Value::Null };
-            let response = ask.request(&client, base).send().await.unwrap();
+            let response = ask.request(&client, base, deadline).send().await.unwrap();
             assert_eq!(response.status(), 200);
             ask.right = essence(&response.json().await.unwrap());
             known.push(ask);
         }
         let mut crowd = Self {
             base: base.to_owned(),
+            deadline,
             asks: known,
             done: Arc::default(),
             outcomes: Arc::default(),
             clients: Vec::new(),
+            answered: Vec::new(),
         };
-        crowd.clients = crowd.asks.iter().map(|ask| crowd.client(ask.clone())).collect();
+        crowd.answered = crowd.asks.iter().map(|ask| (ask.kind, Arc::default())).collect();
+        let clients = crowd.asks.iter().zip(&crowd.answered);
+        crowd.clients =
+            clients.map(|(ask, (_, answered))| crowd.client(ask.clone(), answered.clone())).collect();
         crowd
     }
 
-    fn client(&self, ask: Ask) -> tokio::task::JoinHandle<()> {
-        let (base, done, outcomes) = (self.base.clone(), self.done.clone(), self.outcomes.clone());
+    fn client(&self, ask: Ask, answered: Arc<AtomicUsize>) -> tokio::task::JoinHandle<()> {
+        let (base, deadline) = (self.base.clone(), self.deadline);
+        let (done, outcomes) = (self.done.clone(), self.outcomes.clone());
         tokio::spawn(async move {
             let client = Client::new();
             while !done.load(Ordering::Relaxed) {
-                let response = ask.request(&client, &base).send().await.unwrap();
+                let response = ask.request(&client, &base, deadline).send().await.unwrap();
                 let status = response.status().as_u16();
                 let answer: Value = response.json().await.unwrap();
                 if status == 200 && ask.path != "/score" {
@@ -113,6 +127,7 @@ impl Crowd {
                     answer["error"]["code"].as_str().unwrap_or("ok").to_owned()
                 };
                 *outcomes.lock().unwrap().entry((ask.kind, status, code)).or_default() += 1;
+                answered.fetch_add(1, Ordering::Relaxed);
                 if status != 200 {
                     // Whoever is refused does not come back at once.
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -131,13 +146,27 @@ impl Crowd {
         let key = (kind, status, code.to_owned());
         let seen = || self.outcomes.lock().unwrap().get(&key).copied().unwrap_or(0);
         let wanted = seen() + count;
+        self.wait(|| seen() >= wanted).await;
+        self.take()
+    }
+
+    /// Waits until every client of a kind has the answer to what it asks now, and to one more request; tells what became of
+    /// all meanwhile.
+    pub(crate) async fn everyone(&self, kind: Kind) -> Outcomes {
+        let clients = || self.answered.iter().filter(|(asks, _)| *asks == kind);
+        let count = |(_, answered): &(Kind, Arc<AtomicUsize>)| answered.load(Ordering::Relaxed);
+        let before: Vec<usize> = clients().map(count).collect();
+        self.wait(|| clients().map(count).zip(&before).all(|(now, before)| now >= before + 2)).await;
+        self.take()
+    }
+
+    async fn wait(&self, met: impl Fn() -> bool) {
         let started = Instant::now();
-        while seen() < wanted {
+        while !met() {
             assert!(self.clients.iter().all(|client| !client.is_finished()), "a client has failed");
             assert!(started.elapsed() < Duration::from_secs(60), "{:?}", self.outcomes.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        self.take()
     }
 
     /// Waits for everybody's last answer.
