@@ -1,21 +1,20 @@
 """What a shipped binary has to say of itself: a bill of materials and the licences of what is inside.
 
-    .venv/bin/python tests/supply/bill.py FOLDER
+    .venv/bin/python tests/supply/bill.py FOLDER [--licences-only]
 
 writes FOLDER/convoy.cdx.json (CycloneDX 1.6, checked against its schema) and FOLDER/THIRD-PARTY.txt (the licence texts
 and copyright lines that the packages bring along, each text once). What builds or tests convoy and is in no binary is left
-out. Two runs of one commit write the same bytes.
+out. Two runs of one commit write the same bytes. The licences alone need nothing but Python, so that an image's build can
+write them.
 """
 
+import argparse
 import json
 import pathlib
 import re
 import sys
 import tomllib
 import uuid
-
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from inventory import ROOT, built_in, metadata
 
@@ -120,18 +119,29 @@ def third_party(graph):
     return ("\n\n" + "-" * 80 + "\n\n").join(parts) + "\n", len(without)
 
 
-def main():
-    folder = pathlib.Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    graph = metadata()
+def write_bill(graph, folder):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     made = json.dumps(bill(graph), indent=1, sort_keys=True) + "\n"
     if wrong := JsonStrictValidator(SchemaVersion.V1_6).validate_str(made):
         sys.exit(f"the bill breaks CycloneDX's schema: {wrong!r:.2000}")
     (folder / "convoy.cdx.json").write_text(made)
+    print(f"bill: {len(json.loads(made)['components'])} components, {len(made)} bytes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--licences-only", action="store_true", help="no bill of materials")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    graph = metadata()
+    if not options.licences_only:
+        write_bill(graph, options.folder)
     text, without = third_party(graph)
-    (folder / "THIRD-PARTY.txt").write_text(text)
-    count = len(json.loads(made)["components"])
-    print(f"bill: {count} components, {len(made)} bytes; licences: {len(text)} bytes, {without} packages bring no text")
+    (options.folder / "THIRD-PARTY.txt").write_text(text)
+    print(f"licences: {len(text)} bytes, {without} packages bring no text")
 
 
 main()
