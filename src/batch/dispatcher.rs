@@ -372,7 +372,7 @@ impl<J> Dispatcher<J> {
 
     /// Of what is in the line.
     fn forecast(&self) -> Forecast<'_> {
-        Forecast { costs: &self.costs, workers: self.at_work(), stretch: self.pace.trend() }
+        Forecast::of_line(&self.costs, self.at_work(), &self.pace)
     }
 
     /// How many times as long as their table says batches take that run or start now.
@@ -415,8 +415,8 @@ impl<J> Dispatcher<J> {
     /// Ready jobs that can no longer be in time because work took longer than predicted when they were accepted: they are
     /// told at once, and make room for those that can.
     fn fallen_behind(&mut self, now: Instant) -> Vec<J> {
-        // Not by a method, which would borrow the line as well.
-        let forecast = Forecast { costs: &self.costs, workers: self.at_work(), stretch: self.pace.trend() };
+        // Not by `forecast`, which would borrow the line as well.
+        let forecast = Forecast::of_line(&self.costs, self.at_work(), &self.pace);
         let (ready, probe) = (self.lineup.ready(), self.may_probe(now));
         let Some(earliest) = self.lineup.earliest_ready().filter(|_| !probe) else { return Vec::new() };
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();

@@ -60,7 +60,12 @@ pub struct Forecast<'a> {
     pub stretch: f64,
 }
 
-impl Forecast<'_> {
+impl<'a> Forecast<'a> {
+    /// Of a line, whose batches will take what those before them did.
+    pub fn of_line(costs: &'a CostTable, workers: usize, pace: &Pace) -> Self {
+        Self { costs, workers, stretch: pace.trend() }
+    }
+
     /// Seconds that a batch of `size` takes.
     pub fn batch(&self, size: usize) -> f64 {
         self.stretch * self.costs.seconds(size)
