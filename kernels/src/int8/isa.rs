@@ -47,6 +47,15 @@ impl Isa {
         Self::available().next_back().unwrap_or(Self::PORTABLE)
     }
 
+    /// Whether its products are of rows in 16 bits.
+    pub(super) fn wants_wide(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => true,
+            _ => false,
+        }
+    }
+
     /// Its usual name.
     pub fn name(self) -> &'static str {
         match self.0 {

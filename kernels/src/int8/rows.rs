@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::isa::{Isa, Set};
-use super::micro::{Cut, QUAD};
+use super::micro::{Cut, QUAD, Wide};
 
 /// Largest whole number that stands for a float.
 pub(super) const LARGEST: f32 = 127.0;
@@ -19,6 +19,8 @@ const ROUNDER: f32 = 12_582_912.0;
 pub struct Rows {
     /// Tile by tile `[inputs / 4, rows]` of four numbers each, the last four of a row filled up with zeros.
     quads: Vec<i32>,
+    /// The same in 16 bits; this or `quads` is empty.
+    wide: Vec<Wide>,
     /// What one is worth in each row.
     units: Vec<f32>,
     /// The sum of each row's whole numbers.
@@ -30,8 +32,10 @@ pub struct Rows {
 /// What the rows of a tile are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TileRows<'a> {
-    /// `[inputs / 4, rows]`.
+    /// `[inputs / 4, rows]`; empty where the instruction set wants them wide.
     pub(super) quads: &'a [i32],
+    /// The same for an instruction set that does.
+    pub(super) wide: &'a [Wide],
     pub(super) units: &'a [f32],
     pub(super) sums: &'a [i32],
 }
@@ -41,19 +45,24 @@ impl Rows {
     pub(super) fn round(&mut self, rows: &[f32], inputs: usize, cut: Cut, isa: Isa) {
         let groups = inputs.div_ceil(QUAD);
         let count = rows.len() / inputs;
-        self.quads.resize(count * groups, 0);
+        let wide = isa.wants_wide();
+        self.quads.resize(if wide { 0 } else { count * groups }, 0);
+        self.wide.resize(if wide { count * groups } else { 0 }, Wide::default());
         self.units.resize(count, 0.0);
         self.sums.resize(count, 0);
         self.row.clear();
         self.row.resize(groups * QUAD, 0);
         for (first, length) in cut {
-            let tile = &mut self.quads[first * groups..][..length * groups];
             for at in 0..length {
                 let row = &rows[(first + at) * inputs..][..inputs];
                 (self.units[first + at], self.sums[first + at]) =
                     round_row(isa, row, &mut self.row[..inputs]);
-                let places = tile[at..].iter_mut().step_by(length);
-                places.zip(self.row.as_chunks().0).for_each(|(place, quad)| *place = pack(*quad));
+                let quads = self.row.as_chunks().0;
+                if wide {
+                    lay(&mut self.wide[first * groups + at..], length, quads, widen);
+                } else {
+                    lay(&mut self.quads[first * groups + at..], length, quads, pack);
+                }
             }
         }
     }
@@ -61,12 +70,25 @@ impl Rows {
     /// Those from `first` on that make a tile of `length`.
     pub(super) fn tile(&self, first: usize, length: usize, inputs: usize) -> TileRows<'_> {
         let groups = inputs.div_ceil(QUAD);
+        let range = first * groups..(first + length) * groups;
         TileRows {
-            quads: &self.quads[first * groups..][..length * groups],
+            quads: self.quads.get(range.clone()).unwrap_or_default(),
+            wide: self.wide.get(range).unwrap_or_default(),
             units: &self.units[first..][..length],
             sums: &self.sums[first..][..length],
         }
     }
+}
+
+/// Writes each of `quads`, in the form that `form` gives it, `step` places after the one before.
+fn lay<T>(places: &mut [T], step: usize, quads: &[[i8; QUAD]], form: impl Fn([i8; QUAD]) -> T) {
+    places.iter_mut().step_by(step).zip(quads).for_each(|(place, quad)| *place = form(*quad));
+}
+
+/// Two pairs of 16 bits: the first and the third number, the second and the fourth.
+fn widen([a, b, c, d]: [i8; QUAD]) -> Wide {
+    let pair = |low: i8, high: i8| i32::from(high) << 16 | i32::from(low) & 0xffff;
+    [pair(a, c), pair(b, d)]
 }
 
 /// Four numbers in the order of memory.
@@ -162,20 +184,32 @@ mod tests {
 
     #[test]
     fn a_tile_has_its_rows_side_by_side() {
+        Isa::available().for_each(side_by_side);
+    }
+
+    /// A quad as four numbers, from either form.
+    fn numbers(tile: TileRows<'_>, at: usize) -> [i8; QUAD] {
+        match tile.wide.get(at) {
+            Some([even, odd]) => [*even, *odd, even >> 16, odd >> 16].map(|number| number as i8),
+            None => unpack(tile.quads[at]),
+        }
+    }
+
+    fn side_by_side(isa: Isa) {
         let (count, inputs, groups) = (15, 9, 3);
         let number = |row: usize, at: usize| ((row * 31 + at * 17) % 255) as f32 - 127.0;
         // The last number of each row makes its unit one.
         let value = |row, at| if at == inputs - 1 { 127.0 } else { number(row, at) };
         let floats: Vec<f32> = (0..count).flat_map(|row| (0..inputs).map(move |at| value(row, at))).collect();
         let mut rows = Rows::default();
-        let cut = MicroKernels::of(Isa::best()).cut(count);
-        rows.round(&floats, inputs, cut.clone(), Isa::best());
+        let cut = MicroKernels::of(isa).cut(count);
+        rows.round(&floats, inputs, cut.clone(), isa);
         let mut seen = 0;
         for (first, length) in cut {
             let tile = rows.tile(first, length, inputs);
             for at in 0..length {
                 let found: Vec<i8> =
-                    (0..groups).flat_map(|group| unpack(tile.quads[group * length + at])).collect();
+                    (0..groups).flat_map(|group| numbers(tile, group * length + at)).collect();
                 let mut expected: Vec<i8> = (0..inputs).map(|i| value(first + at, i) as i8).collect();
                 assert_eq!(tile.sums[at], expected.iter().map(|number| i32::from(*number)).sum::<i32>());
                 expected.resize(groups * QUAD, 0);

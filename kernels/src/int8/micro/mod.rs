@@ -19,6 +19,10 @@ pub(super) const LANES: usize = 16;
 /// Numbers of a row that one instruction multiplies and adds up.
 pub(super) const QUAD: usize = 4;
 
+/// [`QUAD`] numbers of a row in 16 bits each, the first and the third in one word and the others in the next: as they are
+/// multiplied where there are no products of 8 bits.
+pub(super) type Wide = [i32; 2];
+
 /// What a weight's byte is more than the weight.
 pub(super) const OFFSET: i32 = 128;
 

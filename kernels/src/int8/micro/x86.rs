@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Line, MicroKernels, OFFSET, Panel, Tile, TileFn};
+use super::{LANES, Line, MicroKernels, OFFSET, Panel, Tile, TileFn, TileRows, Wide};
 
 /// Compiles the kernel for `$features` and `$sums` for each count of rows.
 macro_rules! tiles {
@@ -38,10 +38,10 @@ pub(super) const AVX512_VNNI: MicroKernels =
 #[inline(always)]
 fn tile<S: Sums, const N: usize>(tile: Tile<'_>) {
     let mut sums = [S::zero(); N];
-    for (quads, line) in tile.rows.quads.as_chunks::<N>().0.iter().zip(tile.lines) {
+    for (quads, line) in S::quads(tile.rows).as_chunks::<N>().0.iter().zip(tile.lines) {
         let weights = S::load(line);
         for (sums, quad) in sums.iter_mut().zip(quads) {
-            *sums = sums.add_products(weights, *quad);
+            *sums = sums.add_products(weights, quad);
         }
     }
     for (row, sums) in sums.into_iter().enumerate() {
@@ -58,10 +58,14 @@ fn tile<S: Sums, const N: usize>(tile: Tile<'_>) {
 unsafe trait Sums: Copy {
     /// A line of weights as the products need it.
     type Weights: Copy;
+    /// Four numbers of a row as the products need them.
+    type Quad: Copy;
+    /// Those of a tile.
+    fn quads(rows: TileRows<'_>) -> &[Self::Quad];
     fn zero() -> Self;
     fn load(line: &Line) -> Self::Weights;
     /// Adds to each output's sum the products of its four weights with the four numbers of `quad`.
-    fn add_products(self, weights: Self::Weights, quad: i32) -> Self;
+    fn add_products(self, weights: Self::Weights, quad: &Self::Quad) -> Self;
     /// `(sum - offset) * (unit * output unit) + bias`.
     fn finish(self, offset: i32, unit: f32, panel: &Panel, out: &mut [f32; LANES]);
 }
@@ -70,6 +74,12 @@ unsafe trait Sums: Copy {
 // below may be called.
 unsafe impl Sums for __m512i {
     type Weights = __m512i;
+    type Quad = i32;
+
+    #[inline(always)]
+    fn quads(rows: TileRows<'_>) -> &[i32] {
+        rows.quads
+    }
 
     #[inline(always)]
     fn zero() -> Self {
@@ -84,9 +94,9 @@ unsafe impl Sums for __m512i {
     }
 
     #[inline(always)]
-    fn add_products(self, weights: __m512i, quad: i32) -> Self {
+    fn add_products(self, weights: __m512i, quad: &i32) -> Self {
         // SAFETY: see the impl.
-        unsafe { _mm512_dpbusd_epi32(self, weights, _mm512_set1_epi32(quad)) }
+        unsafe { _mm512_dpbusd_epi32(self, weights, _mm512_set1_epi32(*quad)) }
     }
 
     #[inline(always)]
@@ -108,6 +118,12 @@ type Halves = [__m256i; 2];
 // below may be called.
 unsafe impl Sums for Halves {
     type Weights = Halves;
+    type Quad = i32;
+
+    #[inline(always)]
+    fn quads(rows: TileRows<'_>) -> &[i32] {
+        rows.quads
+    }
 
     #[inline(always)]
     fn zero() -> Self {
@@ -122,10 +138,10 @@ unsafe impl Sums for Halves {
     }
 
     #[inline(always)]
-    fn add_products(self, weights: Halves, quad: i32) -> Self {
+    fn add_products(self, weights: Halves, quad: &i32) -> Self {
         // SAFETY: see the impl.
         unsafe {
-            let quad = _mm256_set1_epi32(quad);
+            let quad = _mm256_set1_epi32(*quad);
             let [low, high] = self;
             [_mm256_dpbusd_avx_epi32(low, weights[0], quad), _mm256_dpbusd_avx_epi32(high, weights[1], quad)]
         }
@@ -138,8 +154,8 @@ unsafe impl Sums for Halves {
     }
 }
 
-/// Sums without dot products: weights and numbers are widened to 16 bits, the even ones in one register and the odd ones in
-/// another. Two products of 8 bits and 9 add up to less than 2^17, so nothing saturates.
+/// Sums without dot products: weights are widened to 16 bits, the even ones in one register and the odd ones in another, as
+/// the rows' numbers already are, which would be three instructions for each eight products here. Two products of 8 bits and 9 add up to less than 2^17, so nothing saturates.
 #[derive(Clone, Copy)]
 struct Words(Halves);
 
@@ -147,6 +163,12 @@ struct Words(Halves);
 // called.
 unsafe impl Sums for Words {
     type Weights = [[__m256i; 2]; 2];
+    type Quad = Wide;
+
+    #[inline(always)]
+    fn quads(rows: TileRows<'_>) -> &[Wide] {
+        rows.wide
+    }
 
     #[inline(always)]
     fn zero() -> Self {
@@ -166,12 +188,10 @@ unsafe impl Sums for Words {
     }
 
     #[inline(always)]
-    fn add_products(self, weights: [[__m256i; 2]; 2], quad: i32) -> Self {
+    fn add_products(self, weights: [[__m256i; 2]; 2], quad: &Wide) -> Self {
         // SAFETY: see the impl.
         unsafe {
-            let quad = _mm256_set1_epi32(quad);
-            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(quad));
-            let odd = _mm256_srai_epi16::<8>(quad);
+            let [even, odd] = [_mm256_set1_epi32(quad[0]), _mm256_set1_epi32(quad[1])];
             let add = |sums: __m256i, weights: [__m256i; 2]| {
                 let evens = _mm256_add_epi32(sums, _mm256_madd_epi16(weights[0], even));
                 _mm256_add_epi32(evens, _mm256_madd_epi16(weights[1], odd))
