@@ -50,6 +50,9 @@ const BLOCKING_THREADS: usize = 64;
 /// How often the server looks at itself, to log what has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often free memory goes back to the system; see [`kernels::heap`].
+const TRIM: Duration = Duration::from_secs(30);
+
 /// How long worker threads may take to end after the last request was answered.
 const WORKERS_END: Duration = Duration::from_secs(2);
 
@@ -223,11 +226,19 @@ impl App {
                 metrics.upkeep();
             }
         });
+        let trim = tokio::spawn(async {
+            let mut ticks = tokio::time::interval(TRIM);
+            loop {
+                ticks.tick().await;
+                // Not on a thread that serves connections: it may take as long as there are gaps in the heap.
+                let _unless_it_panicked = tokio::task::spawn_blocking(kernels::heap::trim).await;
+            }
+        });
         let look = tokio::spawn(look(context.clone(), self.dropped_log_lines));
         let watch = tokio::spawn(self.reloads.watch(self.reload_interval));
         let ports = ports(listeners.into(), &context, self.tls.as_ref(), self.cors_origins);
         let ended = server::serve(ports, context, shutdown).await;
-        [upkeep, look, watch].iter().for_each(tokio::task::JoinHandle::abort);
+        [upkeep, trim, look, watch].iter().for_each(tokio::task::JoinHandle::abort);
         tracer.flush().await;
         if ended == Ended::Drained {
             if let Some(slot) = photos {

@@ -9,10 +9,12 @@
 //! | [`mod@normalize`] | 8-bit interleaved pixels to normalised planar floats |
 //! | [`conv`] | convolutional networks on the CPU |
 //! | [`int8`] | fully connected layers in 8 bits on the CPU |
+//! | [`heap`] | giving free memory back to the system |
 //! | [`priority`] | how threads that compute for long and threads that somebody waits for share the processors |
 
 pub mod conv;
 pub mod geometry;
+pub mod heap;
 pub mod int8;
 pub mod normalize;
 pub mod priority;
