@@ -91,6 +91,7 @@ def main() -> None:
     arguments.add_argument("--load", type=float, default=0.5)
     arguments.add_argument("--warm-up", type=float, default=0.25, help="share of the run that does not count")
     arguments.add_argument("--plot")
+    arguments.add_argument("--samples", metavar="FILE", help="where each second's figures go: second, MiB, descriptors, threads")
     arguments.add_argument("--flag", action="append", default=[], help="a further flag of the server")
     given = arguments.parse_args()
     flags = ["--weights", given.weights, "--faq-model", given.faq_model, *given.flag]
@@ -108,6 +109,9 @@ def main() -> None:
         loads = {path: Load(server, path, [*sent, *span, "--rate", str(rates[path])]) for path, sent in payload.items()}
         reports = {path: load.report() for path, load in loads.items()}
         samples = watch.stop()
+        if given.samples:
+            lines = ("\t".join(f"{figure:.2f}" for figure in sample) + "\n" for sample in samples)
+            pathlib.Path(given.samples).write_text("".join(lines))
         print(f"hostile: {sum((sent := hostile.stop()).values())} ({', '.join(f'{kind} {count}' for kind, count in sent.items())})")
         print(f"honest: {honest.stop()}")
         warm_up_s = 60 * given.minutes * given.warm_up
