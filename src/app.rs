@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use kernels::priority::Priority;
 use tokio::{
     net::TcpListener,
@@ -166,6 +166,14 @@ impl App {
             Slot::open(Box::new(move |present| build_faq(&config, &surroundings, present))).map(Arc::new)
         });
         let (photos, questions) = (photos.transpose()?, questions.transpose()?);
+        if let (Some(photos), Some(questions)) = (&photos, &questions) {
+            let name = questions.name();
+            ensure!(
+                photos.name() != name,
+                "the weights of photos are called like the FAQ's model, `{name}`, so that one of the two could not be asked \
+                 for by its name: rename their file"
+            );
+        }
         describe(&metrics, photos.as_deref(), questions.as_deref());
         let pools = photos.iter().map(|slot| slot.pools()).chain(questions.iter().map(|slot| slot.pools()));
         let readiness = Readiness::new(pools.collect(), health.dead_after);

@@ -14,6 +14,7 @@ use std::{
 };
 
 use convoy::{
+    app::App,
     config::HttpConfig,
     vision::{Arch, random::Recipe},
 };
@@ -40,6 +41,20 @@ fn replace(path: &Path, recipe: &Recipe) {
     let fresh = path.with_extension("fresh");
     recipe.write(&fresh).unwrap();
     fs::rename(fresh, path).unwrap();
+}
+
+#[test]
+fn two_models_of_one_name_do_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = config();
+    let weights = &mut settings.photos.as_mut().unwrap().classifier.weights;
+    let called_faq = folder.path().join("faq.safetensors");
+    fs::copy(&weights, &called_faq).unwrap();
+    *weights = called_faq;
+    let refused = App::build(&settings).err().unwrap().to_string();
+    assert!(refused.contains("`faq`") && refused.contains("rename"), "{refused}");
+    settings.faq = None;
+    assert!(App::build(&settings).is_ok(), "alone it may be called so");
 }
 
 async fn post(server: &Server, path: &str) -> (StatusCode, Value) {
