@@ -596,9 +596,14 @@ impl Binary {
 
     /// The next line whose message begins with `message`.
     fn until(&self, message: &str) -> Value {
+        self.until_any(&[message])
+    }
+
+    /// The next line whose message begins with one of `messages`.
+    fn until_any(&self, messages: &[&str]) -> Value {
         let next =
-            || self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line begins with {message}"));
-        std::iter::repeat_with(next).find(|line| said(line, message)).unwrap()
+            || self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line begins with {messages:?}"));
+        std::iter::repeat_with(next).find(|line| messages.iter().any(|message| said(line, message))).unwrap()
     }
 
     fn signal(&self, signal: &str) {
@@ -664,11 +669,17 @@ fn files_run_out_and_requests_in_hand_are_answered_and_others_soon() {
         }
         assert!(held.len() < 64);
     };
-    // A file that cannot be read changes nothing.
-    let second = new_key("new");
-    server.signal("-HUP");
-    let failed = server.until("not reloaded, what was there before stays");
-    assert!(failed["error"].as_str().unwrap().contains("Too many open files"), "{failed}");
+    // A file that cannot be read changes nothing. One may have become free at that moment: then there is another key to read.
+    let second = (0..10).find_map(|at| {
+        let key = new_key(&format!("new{at}"));
+        server.signal("-HUP");
+        let told = server.until_any(&["not reloaded, what was there before stays", "reloaded: keys"]);
+        told["error"].as_str().map(|error| {
+            assert!(error.contains("Too many open files"), "{told}");
+            key
+        })
+    });
+    let second = second.unwrap();
     for mut stream in held {
         stream.write_all(&REST.as_bytes()[..1]).unwrap();
         finish(stream);
@@ -686,7 +697,7 @@ fn files_run_out_and_requests_in_hand_are_answered_and_others_soon() {
     };
     assert_eq!((asked(&key), asked(&second)), (200, 401));
     server.signal("-HUP");
-    server.until("reloaded: keys: 2");
+    server.until("reloaded: keys");
     assert_eq!((asked(&key), asked(&second)), (200, 200));
     let refusals = server.stop().iter().filter(|line| said(line, "a connection could not be")).count();
     assert!(refusals <= 40, "{refusals} lines of it in less than two minutes");

@@ -68,9 +68,11 @@ impl Door {
     }
 
     /// The system has no file for another connection, or says so although none is there, which the spare one shows. For one
-    /// that is there, another that has no request in hand makes room.
+    /// that is there, another that has no request in hand makes room; and so it does for the spare file where that is gone,
+    /// because a connection was accepted with what was closed between two looks.
     async fn refused(&self, error: &io::Error, spare: &mut Spare) {
-        let came = match spare.lend() {
+        let lent = spare.lend();
+        let came = match lent {
             true => match self.port.listener.accept().now_or_never() {
                 None => return,
                 Some(came) => came.ok(),
@@ -83,7 +85,7 @@ impl Door {
             "a connection could not be accepted; where files are the problem, raise their limit (ulimit -n) or lower \
              --max-connections"
         );
-        let room = came.is_some() && self.seats.evict();
+        let room = (came.is_some() || !lent) && self.seats.evict();
         if let Some((stream, peer)) = came {
             self.admit(stream, peer).await;
         }
