@@ -662,24 +662,25 @@ fn files_run_out_and_requests_in_hand_are_answered_and_others_soon() {
         (stream, goes_on)
     };
     let mut held = Vec::new();
-    let mut waits = loop {
-        match begin() {
-            (stream, true) => held.push(stream),
-            (stream, false) => break stream,
-        }
-        assert!(held.len() < 64);
-    };
-    // A file that cannot be read changes nothing. One may have become free at that moment: then there is another key to read.
-    let second = (0..10).find_map(|at| {
-        let key = new_key(&format!("new{at}"));
+    let (second, mut waits) = loop {
+        let mut waits = loop {
+            match begin() {
+                (stream, true) => held.push(stream),
+                (stream, false) => break stream,
+            }
+            assert!(held.len() < 64);
+        };
+        // A file that cannot be read changes nothing. Where it could be, there was a file for who waited, too.
+        let key = new_key(&format!("new{}", held.len()));
         server.signal("-HUP");
         let told = server.until_any(&["not reloaded, what was there before stays", "reloaded: keys"]);
-        told["error"].as_str().map(|error| {
+        if let Some(error) = told["error"].as_str() {
             assert!(error.contains("Too many open files"), "{told}");
-            key
-        })
-    });
-    let second = second.unwrap();
+            break (key, waits);
+        }
+        waits.read_exact(&mut [0; 25]).unwrap();
+        held.push(waits);
+    };
     for mut stream in held {
         stream.write_all(&REST.as_bytes()[..1]).unwrap();
         finish(stream);
