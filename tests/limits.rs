@@ -661,7 +661,7 @@ fn files_run_out_and_requests_in_hand_are_answered_and_others_soon() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         (stream, goes_on)
     };
-    let mut held = Vec::new();
+    let (mut held, mut keys_made) = (Vec::new(), 1);
     let (second, mut waits) = loop {
         let mut waits = loop {
             match begin() {
@@ -671,7 +671,8 @@ fn files_run_out_and_requests_in_hand_are_answered_and_others_soon() {
             assert!(held.len() < 64);
         };
         // A file that cannot be read changes nothing. Where it could be, there was a file for who waited, too.
-        let key = new_key(&format!("new{}", held.len()));
+        let key = new_key(&format!("new{keys_made}"));
+        keys_made += 1;
         server.signal("-HUP");
         let told = server.until_any(&["not reloaded, what was there before stays", "reloaded: keys"]);
         if let Some(error) = told["error"].as_str() {
@@ -698,7 +699,7 @@ fn files_run_out_and_requests_in_hand_are_answered_and_others_soon() {
     };
     assert_eq!((asked(&key), asked(&second)), (200, 401));
     server.signal("-HUP");
-    server.until("reloaded: keys");
+    server.until(&format!("reloaded: keys: {keys_made}"));
     assert_eq!((asked(&key), asked(&second)), (200, 200));
     let refusals = server.stop().iter().filter(|line| said(line, "a connection could not be")).count();
     assert!(refusals <= 40, "{refusals} lines of it in less than two minutes");
