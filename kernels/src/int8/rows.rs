@@ -71,12 +71,9 @@ impl Rows {
     pub(super) fn tile(&self, first: usize, length: usize, inputs: usize) -> TileRows<'_> {
         let groups = inputs.div_ceil(QUAD);
         let range = first * groups..(first + length) * groups;
-        TileRows {
-            quads: self.quads.get(range.clone()).unwrap_or_default(),
-            wide: self.wide.get(range).unwrap_or_default(),
-            units: &self.units[first..][..length],
-            sums: &self.sums[first..][..length],
-        }
+        let (quads, wide): (&[i32], &[Wide]) =
+            if self.wide.is_empty() { (&self.quads[range], &[]) } else { (&[], &self.wide[range]) };
+        TileRows { quads, wide, units: &self.units[first..][..length], sums: &self.sums[first..][..length] }
     }
 }
 

@@ -155,7 +155,8 @@ unsafe impl Sums for Halves {
 }
 
 /// Sums without dot products: weights are widened to 16 bits, the even ones in one register and the odd ones in another, as
-/// the rows' numbers already are, which would be three instructions for each eight products here. Two products of 8 bits and 9 add up to less than 2^17, so nothing saturates.
+/// the rows' numbers are since they were rounded: widening them here would be three instructions beside each four products.
+/// Two products of 8 bits and 9 add up to less than 2^17, so nothing saturates.
 #[derive(Clone, Copy)]
 struct Words(Halves);
 
