@@ -8,11 +8,13 @@
 //! | [`mod@resize`] | executing those tables on the CPU: portable (the oracle) and AVX2, byte for byte the same |
 //! | [`mod@normalize`] | 8-bit interleaved pixels to normalised planar floats |
 //! | [`conv`] | convolutional networks on the CPU |
+//! | [`cuda`] | networks on an NVIDIA GPU |
 //! | [`int8`] | fully connected layers in 8 bits on the CPU |
 //! | [`heap`] | giving free memory back to the system |
 //! | [`priority`] | how threads that compute for long and threads that somebody waits for share the processors |
 
 pub mod conv;
+pub mod cuda;
 pub mod geometry;
 pub mod heap;
 pub mod int8;

@@ -1,0 +1,1 @@
+//! Pictures of many sizes laid out for one launch of the resize kernel.
