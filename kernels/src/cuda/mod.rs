@@ -1,7 +1,28 @@
-//! Networks on an NVIDIA GPU.
+//! Networks on an NVIDIA GPU: by libraries that are loaded at run time, so that the same binary runs where there are none.
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`device`] | one GPU: libraries, context, this crate's kernels compiled for it, memory, launches |
+//! | [`network`] | a network's steps as kernels, its weights, and sessions that run batches |
+//! | [`problem`] | a convolution as the libraries are asked for it |
+//! | `tune` | which of the libraries' kernels is the fastest here and right |
+//! | `cudnn`, `cublaslt` | what the libraries have for a convolution |
 //! | [`ragged`] | pictures of many sizes laid out for one launch of the resize kernel |
+//! | [`source`] | the text of this crate's kernels |
+//! | [`error`] | what goes wrong |
 
+mod cublaslt;
+mod cudnn;
+pub mod device;
+pub mod error;
+pub mod network;
+pub mod problem;
 pub mod ragged;
+pub mod source;
+mod tune;
+
+pub use device::{Device, Found};
+pub use error::CudaError;
+pub use network::{Image, Layer, Network, Options, Ranked, Session};
+pub use problem::{Activation, Problem};
+pub use tune::Choices;

@@ -1,0 +1,534 @@
+//! Which of the many kernels that the libraries have for a convolution is the fastest here and right: every candidate is
+//! timed as it runs in service, from a graph, and the winner is held against this crate's own plain kernel.
+//!
+//! Choices are text that can be kept: they mean the same to the same libraries on the same GPU.
+
+#![allow(unsafe_code, reason = "launches on the GPU, which take addresses")]
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream, result};
+use parking_lot::Mutex;
+
+use super::cublaslt::{self, Algorithm};
+use super::cudnn::{self, Graph, Operands, Search};
+use super::device::{Argument, Buffer, Device};
+use super::error::{Context, CudaError};
+use super::problem::Problem;
+
+/// Bytes that a kernel may use beside its operands.
+pub(super) const WORKSPACE: usize = 64 << 20;
+
+/// Candidates of each search that are built and timed.
+const HEURISTIC: usize = 16;
+const FALLBACK: usize = 4;
+const PRODUCTS: usize = 8;
+
+/// Launches in a timed graph, and how often it is run.
+const LAUNCHES: usize = 10;
+const REPEATS: usize = 4;
+
+/// The largest ‖candidate - plain‖ / ‖plain‖ that counts as right. Both sum in f32 and round once to fp16, 2^-11.
+const TOLERANCE: f64 = 2e-3;
+
+/// Which kernel computes a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The plan at this place of a search of cuDNN's, by the engine of this number.
+    Plan { search: Search, place: usize, engine: i64 },
+    /// An algorithm of cuBLASLt's.
+    Product(Algorithm),
+    /// This crate's own.
+    Plain,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan { search: Search::Heuristic, place, engine } => write!(f, "cudnn:a:{place}:{engine}"),
+            Self::Plan { search: Search::Fallback, place, engine } => write!(f, "cudnn:f:{place}:{engine}"),
+            Self::Product(Algorithm(words)) => {
+                f.write_str("cublaslt")?;
+                words.iter().try_for_each(|word| write!(f, ":{word:x}"))
+            }
+            Self::Plain => f.write_str("plain"),
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut fields = text.split(':');
+        let kind = fields.next().ok_or(())?;
+        let rest: Vec<&str> = fields.collect();
+        match (kind, rest.as_slice()) {
+            ("plain", []) => Ok(Self::Plain),
+            ("cudnn", [search, place, engine]) => {
+                let search = match *search {
+                    "a" => Search::Heuristic,
+                    "f" => Search::Fallback,
+                    _ => return Err(()),
+                };
+                let (place, engine) = (place.parse().map_err(drop)?, engine.parse().map_err(drop)?);
+                Ok(Self::Plan { search, place, engine })
+            }
+            ("cublaslt", words) => {
+                let parse = |word: &&str| u64::from_str_radix(word, 16).map_err(drop);
+                let words: Vec<u64> = words.iter().map(parse).collect::<Result<_, _>>()?;
+                Ok(Self::Product(Algorithm(words.try_into().map_err(drop)?)))
+            }
+            _ => Err(()),
+        }
+    }
+}
+
+/// Choices with what each was measured to take, and for which GPU and libraries they hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Choices {
+    identity: String,
+    found: HashMap<String, (String, f32)>,
+}
+
+impl Choices {
+    /// No choices yet.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Reads what [`Choices`] writes; lines that are no choice are passed over.
+    pub fn parse(text: &str) -> Self {
+        let mut lines = text.lines();
+        let identity = lines.next().unwrap_or_default().to_owned();
+        let line = |line: &str| {
+            let mut fields = line.split('\t');
+            let (problem, choice, time) = (fields.next()?, fields.next()?, fields.next()?);
+            Some((problem.to_owned(), (choice.to_owned(), time.parse().ok()?)))
+        };
+        Self { identity, found: lines.filter_map(line).collect() }
+    }
+
+    fn of(&self, problem: &Problem) -> Option<(Choice, f32)> {
+        let (choice, time) = self.found.get(&problem.to_string())?;
+        Some((choice.parse().ok()?, *time))
+    }
+}
+
+impl fmt::Display for Choices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.identity)?;
+        let mut lines: Vec<_> = self.found.iter().collect();
+        lines.sort_by(|a, b| a.0.cmp(b.0));
+        lines.iter().try_for_each(|(problem, (choice, time))| writeln!(f, "{problem}\t{choice}\t{time:.2}"))
+    }
+}
+
+/// Something that computes a problem.
+pub(super) enum Candidate {
+    Plan { plan: cudnn::Plan, search: Search, place: usize },
+    Product(cublaslt::Product),
+    Plain,
+}
+
+impl Candidate {
+    pub(super) fn choice(&self) -> Choice {
+        match self {
+            Self::Plan { plan, search, place } => {
+                Choice::Plan { search: *search, place: *place, engine: plan.engine }
+            }
+            Self::Product(product) => Choice::Product(product.algorithm),
+            Self::Plain => Choice::Plain,
+        }
+    }
+
+    /// Puts the problem on the stream.
+    ///
+    /// # Safety
+    /// Every operand lies in memory of the GPU, is as large as the problem says, aligned to 16 bytes and alive until the
+    /// stream has passed this; the workspace has [`WORKSPACE`] bytes.
+    pub(super) unsafe fn enqueue(
+        &self,
+        device: &Device,
+        problem: &Problem,
+        operands: &Operands,
+        stream: &CudaStream,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise is that of each of these.
+        unsafe {
+            match self {
+                Self::Plan { plan, .. } => plan.enqueue(operands, stream),
+                Self::Product(product) => product.enqueue(operands, stream),
+                Self::Plain => plain(device, problem, operands, stream),
+            }
+        }
+    }
+}
+
+/// This crate's own convolution.
+///
+/// # Safety
+/// As [`Candidate::enqueue`].
+unsafe fn plain(
+    device: &Device,
+    problem: &Problem,
+    operands: &Operands,
+    stream: &CudaStream,
+) -> Result<(), CudaError> {
+    let (low, high) = problem.activation.bounds();
+    let int = |value: usize| Argument::Int(value as i32);
+    let mut arguments = [
+        Argument::Address(operands.x),
+        Argument::Address(operands.weights),
+        Argument::Address(operands.bias),
+        Argument::Address(if problem.addend { operands.addend } else { 0 }),
+        Argument::Address(operands.y),
+        Argument::Int(i32::from(problem.wide)),
+        int(problem.batch),
+        int(problem.height),
+        int(problem.width),
+        int(problem.channels),
+        int(problem.out_height),
+        int(problem.out_width),
+        int(problem.outputs),
+        int(problem.kernel),
+        int(problem.stride),
+        int(problem.before),
+        Argument::Float(low),
+        Argument::Float(high),
+    ];
+    let grid = (problem.results().div_ceil(256) as u32, 1, 1);
+    // SAFETY: the kernel's arguments, and the caller's promise on the addresses.
+    unsafe { device.launch("convoy_convolution", grid, 256, 0, stream, &mut arguments) }
+}
+
+/// A problem's kernel and the microseconds it was measured to take.
+#[derive(Clone)]
+pub(super) struct Tuned {
+    pub(super) candidate: Arc<Candidate>,
+    pub(super) micros: f32,
+    /// How many candidates there were; 0 for a choice that was read.
+    pub(super) among: usize,
+}
+
+/// Handles of the libraries; several, because plans are built by many threads.
+pub(super) struct Libraries {
+    device: Arc<Device>,
+    cudnn: Vec<Arc<cudnn::Handle>>,
+    cublaslt: Option<Arc<cublaslt::Handle>>,
+}
+
+impl Libraries {
+    /// # Errors
+    /// cuDNN is missing or a library refuses the GPU.
+    pub(super) fn open(device: &Arc<Device>, threads: usize) -> Result<Self, CudaError> {
+        if device.found().cudnn.is_none() {
+            let hint = "install cuDNN 9 (libcudnn9-cuda-13, or pip's nvidia-cudnn-cu13) and put its folder into LD_LIBRARY_PATH";
+            return Err(CudaError::NoLibrary { library: "libcudnn.so.9", hint });
+        }
+        device.bind()?;
+        let cudnn = (0..threads.max(1)).map(|_| cudnn::Handle::new()).collect::<Result<_, _>>()?;
+        let cublaslt = match device.found().cublaslt {
+            Some(_) => Some(cublaslt::Handle::new()?),
+            None => None,
+        };
+        Ok(Self { device: device.clone(), cudnn, cublaslt })
+    }
+
+    fn identity(&self) -> String {
+        let found = self.device.found();
+        let version = |version: Option<usize>| version.map_or("none".into(), |version| version.to_string());
+        format!(
+            "convoy-choices-1 {} sm_{}{} driver {} cudnn {} cublaslt {}",
+            found.name,
+            found.capability.0,
+            found.capability.1,
+            found.driver,
+            version(found.cudnn),
+            version(found.cublaslt)
+        )
+    }
+
+    /// Everything that may compute the problem.
+    fn candidates(&self, problem: &Problem, cudnn: &Arc<cudnn::Handle>) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        if let Ok(graph) = Graph::new(cudnn, problem) {
+            for (search, most) in [(Search::Heuristic, HEURISTIC), (Search::Fallback, FALLBACK)] {
+                let plans = graph.plans(search, most, WORKSPACE, |_| true).unwrap_or_default();
+                candidates
+                    .extend(plans.into_iter().map(|(place, plan)| Candidate::Plan { plan, search, place }));
+            }
+        }
+        if let Some(handle) = &self.cublaslt {
+            let products = cublaslt::products(handle, problem, PRODUCTS, WORKSPACE).unwrap_or_default();
+            candidates.extend(products.into_iter().map(Candidate::Product));
+        }
+        candidates.push(Candidate::Plain);
+        candidates
+    }
+
+    /// The candidate of an earlier choice, if the libraries still have it.
+    fn chosen(&self, problem: &Problem, choice: Choice, cudnn: &Arc<cudnn::Handle>) -> Option<Candidate> {
+        match choice {
+            Choice::Plan { search, place, engine } => {
+                let graph = Graph::new(cudnn, problem).ok()?;
+                let plans = graph.plans(search, place + 1, WORKSPACE, |at| at == place).ok()?;
+                let (_, plan) = plans.into_iter().find(|(at, plan)| *at == place && plan.engine == engine)?;
+                Some(Candidate::Plan { plan, search, place })
+            }
+            Choice::Product(algorithm) => {
+                let handle = self.cublaslt.as_ref()?;
+                let products = cublaslt::products(handle, problem, PRODUCTS, WORKSPACE).ok()?;
+                products.into_iter().find(|product| product.algorithm == algorithm).map(Candidate::Product)
+            }
+            Choice::Plain => Some(Candidate::Plain),
+        }
+    }
+
+    /// A kernel for each problem: the one chosen before where `known` has one for this GPU and these libraries, the fastest
+    /// right one otherwise. Returns the choices to keep.
+    ///
+    /// # Errors
+    /// The GPU fails, or nothing computes a problem right.
+    pub(super) fn tune(
+        &self,
+        problems: &[Problem],
+        known: &Choices,
+    ) -> Result<(HashMap<Problem, Tuned>, Choices), CudaError> {
+        let identity = self.identity();
+        let known = if known.identity == identity { known.clone() } else { Choices::none() };
+        let built = self.build(problems, &known);
+        let mut bench = None;
+        let mut tuned = HashMap::new();
+        let mut choices = Choices { identity, found: HashMap::new() };
+        for (problem, built) in problems.iter().zip(built) {
+            let chosen = match built {
+                Built::Known(tuned) => tuned,
+                Built::Open(candidates) => {
+                    if bench.is_none() {
+                        bench = Some(Bench::new(&self.device, problems)?);
+                    }
+                    let bench = bench.as_ref().expect("bug: it was just made");
+                    bench.fastest(problem, candidates)?
+                }
+            };
+            let line = (chosen.candidate.choice().to_string(), chosen.micros);
+            choices.found.insert(problem.to_string(), line);
+            tuned.insert(*problem, chosen);
+        }
+        Ok((tuned, choices))
+    }
+
+    /// Builds candidates on as many threads as there are handles: compiling plans is what takes time.
+    fn build(&self, problems: &[Problem], known: &Choices) -> Vec<Built> {
+        let next = AtomicUsize::new(0);
+        let built: Vec<Mutex<Option<Built>>> = problems.iter().map(|_| Mutex::new(None)).collect();
+        std::thread::scope(|scope| {
+            for handle in &self.cudnn {
+                scope.spawn(|| {
+                    if self.device.bind().is_err() {
+                        return;
+                    }
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(problem) = problems.get(at) else { return };
+                        let before = known.of(problem).and_then(|(choice, micros)| {
+                            let candidate = Arc::new(self.chosen(problem, choice, handle)?);
+                            Some(Built::Known(Tuned { candidate, micros, among: 0 }))
+                        });
+                        let done = before.unwrap_or_else(|| Built::Open(self.candidates(problem, handle)));
+                        *built[at].lock() = Some(done);
+                    }
+                });
+            }
+        });
+        built.into_iter().map(|built| built.into_inner().unwrap_or(Built::Open(vec![Candidate::Plain]))).collect()
+    }
+}
+
+enum Built {
+    Known(Tuned),
+    Open(Vec<Candidate>),
+}
+
+/// Memory and a stream to time candidates with, filled with noise.
+struct Bench {
+    device: Arc<Device>,
+    stream: Arc<CudaStream>,
+    x: Buffer,
+    weights: Buffer,
+    bias: Buffer,
+    narrow_bias: Buffer,
+    addend: Buffer,
+    y: Buffer,
+    right: Buffer,
+    sums: Buffer,
+    workspace: Buffer,
+}
+
+impl Bench {
+    fn new(device: &Arc<Device>, problems: &[Problem]) -> Result<Self, CudaError> {
+        let most = |size: fn(&Problem) -> usize| problems.iter().map(size).max().unwrap_or(0);
+        let (inputs, weights) = (most(Problem::inputs), most(Problem::weights));
+        let (results, outputs) = (most(Problem::results), most(|problem| problem.outputs));
+        let wide = |problem: &Problem| if problem.wide { problem.results() * 4 } else { 0 };
+        let bytes = (2 * results).max(problems.iter().map(wide).max().unwrap_or(0));
+        let noise: Vec<f32> = (0..outputs).map(|at| ((at * 37 % 101) as f32 - 50.0) / 100.0).collect();
+        let narrow: Vec<u16> = noise.iter().map(|&value| half::f16::from_f32(value).to_bits()).collect();
+        let bench = Self {
+            device: device.clone(),
+            stream: device.stream()?,
+            x: device.alloc(2 * inputs)?,
+            weights: device.alloc(2 * weights)?,
+            bias: device.upload(&noise)?,
+            narrow_bias: device.upload(&narrow)?,
+            addend: device.alloc(2 * results)?,
+            y: device.alloc(bytes)?,
+            right: device.alloc(bytes)?,
+            sums: device.alloc(16)?,
+            workspace: device.alloc(WORKSPACE)?,
+        };
+        for (buffer, elements, seed) in
+            [(&bench.x, inputs, 1u32), (&bench.weights, weights, 2), (&bench.addend, results, 3), (&bench.y, results, 4)]
+        {
+            let mut arguments = [
+                Argument::Address(buffer.address),
+                Argument::Long(elements as u64),
+                Argument::Unsigned(seed),
+                Argument::Float(1.0),
+            ];
+            let grid = (elements.div_ceil(256) as u32, 1, 1);
+            // SAFETY: the kernel's arguments; the buffer has as many elements.
+            unsafe { device.launch("convoy_fill", grid, 256, 0, &bench.stream, &mut arguments) }?;
+        }
+        Ok(bench)
+    }
+
+    /// The addend is added in place, as in service.
+    fn operands(&self, y: &Buffer) -> Operands {
+        Operands {
+            x: self.x.address,
+            weights: self.weights.address,
+            bias: self.bias.address,
+            narrow_bias: self.narrow_bias.address,
+            addend: y.address,
+            y: y.address,
+            workspace: self.workspace.address,
+        }
+    }
+
+    /// The fastest candidate that computes what the plain kernel does.
+    fn fastest(&self, problem: &Problem, candidates: Vec<Candidate>) -> Result<Tuned, CudaError> {
+        let among = candidates.len();
+        let mut timed: Vec<(f32, Candidate)> = Vec::with_capacity(among);
+        let alone = among == 1;
+        for candidate in candidates {
+            // The plain kernel is orders of magnitude slower: it is timed only where there is nothing else.
+            let plain = matches!(candidate, Candidate::Plain);
+            let micros = if plain && !alone { Ok(f32::MAX) } else { self.time(problem, &candidate) };
+            match micros {
+                Ok(micros) => timed.push((micros, candidate)),
+                Err(error) if error.is_sticky() => return Err(error),
+                Err(_refused) => {}
+            }
+        }
+        timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+        self.prepare(problem, &self.right)?;
+        // SAFETY: the bench's buffers are as large as the largest problem.
+        unsafe { plain(&self.device, problem, &self.operands(&self.right), &self.stream) }?;
+        for (micros, candidate) in timed {
+            if self.error(problem, &candidate)? <= TOLERANCE {
+                return Ok(Tuned { candidate: Arc::new(candidate), micros, among });
+            }
+        }
+        Err(CudaError::NoKernel { problem: problem.to_string() })
+    }
+
+    /// Microseconds of one launch among others.
+    fn time(&self, problem: &Problem, candidate: &Candidate) -> Result<f32, CudaError> {
+        let operands = self.operands(&self.y);
+        let enqueue = || {
+            // SAFETY: the bench's buffers are as large as the largest problem.
+            unsafe { candidate.enqueue(&self.device, problem, &operands, &self.stream) }
+        };
+        // What a kernel loads lazily must not happen while a graph is recorded.
+        enqueue()?;
+        self.stream.synchronize().during("trying a kernel")?;
+        let graph = record(&self.stream, || (0..LAUNCHES).try_for_each(|_| enqueue()))?;
+        let (start, end) = (self.device.timer()?, self.device.timer()?);
+        let mut best = f32::MAX;
+        for _ in 0..REPEATS {
+            start.record(&self.stream).during("timing a kernel")?;
+            graph.launch().during("timing a kernel")?;
+            end.record(&self.stream).during("timing a kernel")?;
+            best = best.min(start.elapsed_ms(&end).during("timing a kernel")?);
+        }
+        Ok(best * 1000.0 / LAUNCHES as f32)
+    }
+
+    /// Where the result will go: the addend, or NaNs, so that what is not written shows.
+    fn prepare(&self, problem: &Problem, y: &Buffer) -> Result<(), CudaError> {
+        let bytes = problem.results() * if problem.wide { 4 } else { 2 };
+        let stream = self.stream.cu_stream();
+        // SAFETY: both buffers have as many bytes.
+        unsafe {
+            if problem.addend {
+                result::memcpy_dtod_async(y.address, self.addend.address, bytes, stream)
+            } else {
+                result::memset_d8_async(y.address, 0xFF, bytes, stream)
+            }
+        }
+        .during("checking a kernel")
+    }
+
+    /// ‖candidate - plain‖ / ‖plain‖; infinite for what is no number.
+    fn error(&self, problem: &Problem, candidate: &Candidate) -> Result<f64, CudaError> {
+        let results = problem.results();
+        self.prepare(problem, &self.y)?;
+        // SAFETY: the bench's buffers are as large as the largest problem, and there are two sums.
+        unsafe {
+            result::memset_d8_async(self.sums.address, 0, 16, self.stream.cu_stream())
+                .during("checking a kernel")?;
+            candidate.enqueue(&self.device, problem, &self.operands(&self.y), &self.stream)?;
+            let mut arguments = [
+                Argument::Address(self.y.address),
+                Argument::Address(self.right.address),
+                Argument::Long(results as u64),
+                Argument::Int(i32::from(problem.wide)),
+                Argument::Address(self.sums.address),
+            ];
+            let grid = (results.div_ceil(256).min(1024) as u32, 1, 1);
+            self.device.launch("convoy_differ", grid, 256, 0, &self.stream, &mut arguments)?;
+        }
+        self.stream.synchronize().during("checking a kernel")?;
+        let mut sums = [0f64; 2];
+        // SAFETY: the buffer has two doubles.
+        unsafe { result::memcpy_dtoh_sync(&mut sums, self.sums.address) }.during("checking a kernel")?;
+        let error = (sums[0] / sums[1].max(f64::MIN_POSITIVE)).sqrt();
+        Ok(if error.is_finite() { error } else { f64::INFINITY })
+    }
+}
+
+/// Records what `work` puts on the stream as a graph.
+pub(super) fn record(
+    stream: &Arc<CudaStream>,
+    work: impl FnOnce() -> Result<(), CudaError>,
+) -> Result<CudaGraph, CudaError> {
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+        .during("recording a graph")?;
+    let worked = work();
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+    worked?;
+    graph.during("recording a graph")?.ok_or(CudaError::Driver {
+        call: "recording a graph",
+        text: "it is empty".into(),
+        sticky: false,
+        out_of_memory: false,
+    })
+}
