@@ -1,0 +1,60 @@
+// Pooling over halves in NHWC, eight channels a thread: `channels` is a multiple of eight.
+
+#ifndef CONVOY_COMMON
+#include "common.cuh"
+#endif
+
+// in [batch, height, width, channels] to out [batch, out_height, out_width, channels]. Window (y, x) begins at row
+// y * stride - pad and is `kernel` wide and high; what lies outside the picture is not there. A NaN stays one.
+KERNEL(convoy_max_pool, (256), const f16 *RESTRICT in, f16 *RESTRICT out, int height, int width, int channels,
+       int out_height, int out_width, int kernel, int stride, int pad) {
+    EACH_BLOCK {
+        EACH_THREAD(t) {
+            u32 groups = (u32)channels / 8, index = BLOCK_X * THREADS + t;
+            u32 group = index % groups, pixel = index / groups;
+            if (pixel >= (u32)(out_height * out_width)) continue;
+            int top = (int)(pixel / (u32)out_width) * stride - pad, left = (int)(pixel % (u32)out_width) * stride - pad;
+            const uint4 *picture = (const uint4 *)in + (u64)BLOCK_Y * (u32)(height * width) * groups + group;
+            float best[8];
+            UNROLL
+            for (u32 i = 0; i < 8; ++i) best[i] = -INFINITE;
+            for (int y = top < 0 ? 0 : top; y < top + kernel && y < height; ++y) {
+                for (int x = left < 0 ? 0 : left; x < left + kernel && x < width; ++x) {
+                    float seen[8];
+                    spread(picture[(u64)(u32)(y * width + x) * groups], seen);
+                    UNROLL
+                    for (u32 i = 0; i < 8; ++i) best[i] = seen[i] <= best[i] || best[i] != best[i] ? best[i] : seen[i];
+                }
+            }
+            ((uint4 *)out)[((u64)BLOCK_Y * (u32)(out_height * out_width) + pixel) * groups + group] = gather(best);
+        }
+    }
+}
+
+// in [batch, pixels, channels] to out [batch, channels]: the sum in f32 from the first pixel to the last, times
+// 1 / pixels.
+KERNEL(convoy_average_pool, (64), const f16 *RESTRICT in, f16 *RESTRICT out, int pixels, int channels) {
+    EACH_BLOCK {
+        EACH_THREAD(t) {
+            u32 groups = (u32)channels / 8, group = BLOCK_X * THREADS + t;
+            if (group >= groups) continue;
+            const uint4 *from = (const uint4 *)in + (u64)BLOCK_Y * (u32)pixels * groups + group;
+            float sums[8], share = DIVIDE(1.0f, (float)pixels);
+            UNROLL
+            for (u32 i = 0; i < 8; ++i) sums[i] = 0.0f;
+#ifdef __CUDACC__
+#pragma unroll 7
+#endif
+            for (int pixel = 0; pixel < pixels; ++pixel) {
+                float seen[8];
+                spread(*from, seen);
+                from += groups;
+                UNROLL
+                for (u32 i = 0; i < 8; ++i) sums[i] += seen[i];
+            }
+            UNROLL
+            for (u32 i = 0; i < 8; ++i) sums[i] *= share;
+            ((uint4 *)out)[(u64)BLOCK_Y * groups + group] = gather(sums);
+        }
+    }
+}
