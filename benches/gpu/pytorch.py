@@ -78,7 +78,8 @@ def photos(seed):
         image[:] = rng.uniform(size=3) * along[..., None] + rng.uniform(size=3) * (1 - along[..., None])
         for _ in range(12):
             (cx, cy), radius = rng.uniform(0, 224, 2), rng.uniform(8, 72)
-            height = numpy.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * radius * radius))[..., None]
+            down, across = (numpy.exp(-((p - c) ** 2) / (2 * radius * radius)) for p, c in ((y[:, 0], cy), (x[0], cx)))
+            height = numpy.outer(down, across)[..., None]
             image[:] = image * (1 - height) + rng.uniform(size=3) * height
         image += rng.normal(0, 0.03, image.shape)
     return (images.clip(0, 1) - numpy.array(MEAN, numpy.float32)) / numpy.array(STD, numpy.float32)

@@ -114,11 +114,11 @@ def speed(results):
 
 
 def accuracy(results):
+    keys = ("images", "relative_error", "relative_error_between_images", "top1_agreement")
     rows = []
     if check := results.get("check"):
-        rows.append(["convoy", *(check.get(key) for key in ("images", "relative_error", None, "top1_agreement"))])
+        rows.append(["convoy", *(check.get(key) for key in keys)])
     for row in entries(results.get("pytorch"), "accuracy") + entries(results.get("compile"), "accuracy"):
-        keys = ("images", "relative_error", "relative_error_between_images", "top1_agreement")
         rows.append([f"PyTorch {row.get('mode')}", *(row.get(key) for key in keys)])
     if not rows:
         return ["No accuracy was measured.", ""]

@@ -12,6 +12,7 @@
 # BUDGET   seconds for everything; a part gets at most what is left of them (560)
 # WEIGHTS  a checkpoint to measure with (seeded random weights of ARCH, from SEED)
 # ARCH, SEED, BATCHES, PORT, PYTHON, DEVICE   resnet152, 7, 1,8,32,64,128, 18080, python3 (with torch), cuda
+# CONNECTIONS  of the load on the server, each with one request at a time (256)
 # SERVE_ARGS   more arguments of convoy serve
 #
 # Each part has a time limit and is on its own: whatever becomes of it is printed and noted, and the next goes on. Exits
@@ -39,6 +40,7 @@ ARCH=${ARCH:-resnet152}
 SEED=${SEED:-7}
 BATCHES=${BATCHES:-1,8,32,64,128}
 PORT=${PORT:-18080}
+CONNECTIONS=${CONNECTIONS:-256}
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 WEIGHTS=${WEIGHTS:-}
@@ -188,24 +190,30 @@ import numpy
 from PIL import Image, ImageDraw
 
 rng = numpy.random.default_rng(2)
+
+
+def colour():
+    return rng.uniform(0, 255, 3).astype(numpy.float32)
+
+
 for i in range(64):
     width, height = (500, 375) if i % 2 == 0 else (640, 480)
     y, x = numpy.mgrid[0:height, 0:width].astype(numpy.float32)
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = numpy.float32(rng.uniform(0, 2 * math.pi))
     along = ((x - width / 2) * math.cos(angle) + (y - height / 2) * math.sin(angle)) / math.hypot(width, height) + 0.5
-    pixels = rng.uniform(0, 255, 3) * along[..., None] + rng.uniform(0, 255, 3) * (1 - along[..., None])
+    pixels = colour() * along[..., None] + colour() * (1 - along[..., None])
     for _ in range(14):
         cx, cy, radius = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(15, 150)
-        shape = numpy.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * radius * radius))[..., None]
-        pixels = pixels * (1 - shape) + rng.uniform(0, 255, 3) * shape
+        down, across = (numpy.exp(-((p - c) ** 2) / (2 * radius * radius)) for p, c in ((y[:, 0], cy), (x[0], cx)))
+        shape = numpy.outer(down, across)[..., None]
+        pixels += (colour() - pixels) * shape
     image = Image.fromarray(pixels.clip(0, 255).astype(numpy.uint8))
     draw = ImageDraw.Draw(image)
     for which in range(20):
         left, top = rng.uniform(0, width), rng.uniform(0, height)
         box = [left, top, left + rng.uniform(5, 120), top + rng.uniform(5, 120)]
-        colour = tuple(int(value) for value in rng.uniform(0, 255, 3))
-        (draw.rectangle if which % 2 else draw.ellipse)(box, fill=colour)
-    noisy = numpy.asarray(image, numpy.float32) + rng.normal(0, 6, (height, width, 3))
+        (draw.rectangle if which % 2 else draw.ellipse)(box, fill=tuple(colour().astype(int).tolist()))
+    noisy = numpy.asarray(image, numpy.float32) + 6 * rng.standard_normal((height, width, 3), numpy.float32)
     Image.fromarray(noisy.clip(0, 255).astype(numpy.uint8)).save(f"{sys.argv[1]}/{i:02}.jpg", quality=90)
 PYTHON
     echo "photos       $(find "$PHOTOS" -name '*.jpg' | wc -l) JPEGs, $(du -sb "$PHOTOS" | cut -f 1) bytes"
@@ -247,7 +255,7 @@ serve_and_load() {
     done
     if [[ $ready ]]; then
         echo "ready" | tee -a "$log"
-        timeout -k 2 30 "$CONVOY" bench "http://127.0.0.1:$PORT/classify" --photo "${photos[@]}" --connections 256 \
+        timeout -k 2 30 "$CONVOY" bench "http://127.0.0.1:$PORT/classify" --photo "${photos[@]}" --connections "$CONNECTIONS" \
             --warm-up 2s --duration 20s --json "$WORK/http.json" 2>&1 </dev/null | tee -a "$log"
         code=$?
         get /metrics >"$WORK/metrics.txt"

@@ -77,21 +77,25 @@ impl Executor for Classifier {
     fn run(&mut self, batch: &[ClassifyInput]) -> Result<Results<Self>, EngineError> {
         let pictures = batch.iter().map(|input| &input.image);
         let images: Vec<&Picture> = pictures.filter(|picture| picture.check().is_ok()).collect();
-        let logits = match images.is_empty() {
+        let tops = batch.iter().filter(|input| input.image.check().is_ok()).map(|input| input.top);
+        let ranked = match images.is_empty() {
             true => Vec::new(),
-            false => self.engine.forward(&images)?,
+            false => self.engine.classify(&images, &tops.collect::<Vec<_>>())?,
         };
-        let mut rows = logits.chunks_exact(self.engine.classes());
+        let mut ranked = ranked.into_iter();
         let answer = |input: &ClassifyInput| {
             input.image.check()?;
-            rank(rows.next().expect("bug: one row of logits an image"), input.top)
+            ranked.next().expect("bug: one ranking an image")
         };
         Ok(batch.iter().map(answer).collect())
     }
 }
 
 /// The `top` classes of one row of logits with their softmax.
-fn rank(logits: &[f32], top: usize) -> Result<Vec<Prediction>, EngineError> {
+///
+/// # Errors
+/// A logit is not finite.
+pub(super) fn rank(logits: &[f32], top: usize) -> Result<Vec<Prediction>, EngineError> {
     if let Some(class) = logits.iter().position(|logit| !logit.is_finite()) {
         return Err(EngineError::NonFinite { class: class as u32 });
     }

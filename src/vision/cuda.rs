@@ -14,7 +14,7 @@ use super::classifier::{Prediction, rank};
 use super::fold::{self, TensorSource};
 use super::plan::{Op, Plan, Step, Value, Window};
 use super::weights::WeightsError;
-use super::{Engine, EngineError, INPUT_SIZE, Picture};
+use super::{Engine, EngineError, INPUT_SIZE, Picture, Ranking};
 
 /// How a network runs on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,14 +156,10 @@ impl Engine for CudaEngine {
     fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError> {
         batch.iter().try_for_each(|picture| picture.check())?;
         let images: Vec<Image<'_>> = batch.iter().map(|picture| image(picture)).collect();
-        self.session.logits(&images).map_err(failed)
+        self.session.logits(&images).map_err(EngineError::forward)
     }
 
-    fn classify(
-        &mut self,
-        batch: &[&Picture],
-        top: &[usize],
-    ) -> Result<Vec<Result<Vec<Prediction>, EngineError>>, EngineError> {
+    fn classify(&mut self, batch: &[&Picture], top: &[usize]) -> Result<Vec<Ranking>, EngineError> {
         let most = top.iter().copied().max().unwrap_or(0);
         if most > MAX_TOP {
             let logits = self.forward(batch)?;
@@ -172,7 +168,7 @@ impl Engine for CudaEngine {
         }
         batch.iter().try_for_each(|picture| picture.check())?;
         let images: Vec<Image<'_>> = batch.iter().map(|picture| image(picture)).collect();
-        let ranked = self.session.classify(&images, most).map_err(failed)?;
+        let ranked = self.session.classify(&images, most).map_err(EngineError::forward)?;
         let answer = |(ranked, &top): (Ranked, &usize)| match ranked {
             Ranked::NonFinite(class) => Err(EngineError::NonFinite { class }),
             Ranked::Best(best) => {
@@ -182,10 +178,6 @@ impl Engine for CudaEngine {
         };
         Ok(ranked.into_iter().zip(top).map(answer).collect())
     }
-}
-
-fn failed(error: CudaError) -> EngineError {
-    if error.is_sticky() { EngineError::lost(error) } else { EngineError::forward(error) }
 }
 
 fn image(picture: &Picture) -> Image<'_> {

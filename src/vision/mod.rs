@@ -11,6 +11,7 @@
 //! | [`candle`], `ops` | the forward pass in candle, the oracle of other engines, and the operations it adds to candle |
 //! | [`plan`] | the forward pass as a flat list of fused steps, for any device |
 //! | [`cpu`] | the plan on this machine's CPU: the engine that serves |
+//! | [`cuda`] | the plan on an NVIDIA GPU |
 //! | [`classifier`] | batches of jobs to ranked classes |
 //!
 //! Decoding and resizing are `image`'s; queues and batching are `batch`'s.
@@ -19,6 +20,7 @@ pub mod arch;
 pub mod candle;
 pub mod classifier;
 pub mod cpu;
+pub mod cuda;
 pub mod fold;
 pub mod labels;
 mod ops;
@@ -34,6 +36,7 @@ pub use arch::Arch;
 pub use candle::CandleEngine;
 pub use classifier::{Classifier, ClassifyInput, Prediction};
 pub use cpu::CpuEngine;
+pub use cuda::{CudaEngine, CudaModel, CudaOptions};
 pub use labels::Labels;
 pub use plan::Plan;
 pub use preprocessing::Preprocessing;
@@ -84,7 +87,21 @@ pub trait Engine: Send + 'static {
     /// # Errors
     /// A picture is of another size, or the device failed; no picture of the batch has an answer.
     fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError>;
+
+    /// The classes of each picture by falling probability, ties by index: as many as `top` says for it, all where it says
+    /// more than there are.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; a picture whose logits are not finite fails by itself.
+    fn classify(&mut self, batch: &[&Picture], top: &[usize]) -> Result<Vec<Ranking>, EngineError> {
+        let logits = self.forward(batch)?;
+        let rows = logits.chunks_exact(self.classes());
+        Ok(rows.zip(top).map(|(row, &top)| classifier::rank(row, top)).collect())
+    }
 }
+
+/// What one picture is answered.
+pub type Ranking = Result<Vec<Prediction>, EngineError>;
 
 /// Why one image has no answer.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -13,7 +13,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, result};
 use cudarc::nvrtc::{self, Ptx};
 
 use super::error::{Context, CudaError};
-use super::source;
+use super::source::{self, Launch};
 
 /// What was found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Device {
         self.bind()?;
         // SAFETY: the allocation is owned by the buffer and freed with it.
         let address = unsafe { result::malloc_sync(bytes.max(256)) }.during("allocating memory of the GPU")?;
-        Ok(Buffer { address, bytes, device: self.clone() })
+        Ok(Buffer { address, device: self.clone() })
     }
 
     /// Memory on the GPU with `data` in it.
@@ -159,17 +159,23 @@ impl Device {
     pub(super) unsafe fn launch(
         &self,
         kernel: &'static str,
-        grid: (u32, u32, u32),
-        block: u32,
-        shared: u32,
+        launch: Launch,
         stream: &CudaStream,
         arguments: &mut [Argument],
     ) -> Result<(), CudaError> {
+        let Launch { grid: (x, y), threads, shared_bytes } = launch;
         let mut addresses: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
         let function = self.functions[kernel].cu_function();
         // SAFETY: the caller's promise; the arguments' addresses are read before the call returns.
         unsafe {
-            result::launch_kernel(function, grid, (block, 1, 1), shared, stream.cu_stream(), &mut addresses)
+            result::launch_kernel(
+                function,
+                (x, y, 1),
+                (threads, 1, 1),
+                shared_bytes,
+                stream.cu_stream(),
+                &mut addresses,
+            )
         }
         .during(kernel)
     }
@@ -200,7 +206,6 @@ impl Argument {
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) address: CUdeviceptr,
-    pub(super) bytes: usize,
     device: Arc<Device>,
 }
 

@@ -20,13 +20,14 @@ use super::cudnn::Operands;
 use super::device::{Argument, Buffer, Device, Pinned};
 use super::error::{Context, CudaError};
 use super::problem::{Activation, Problem};
+use super::source;
 use super::tune::{self, Choices, Libraries, Tuned, WORKSPACE};
 
 /// Channels of a cell of the input: two by two pixels of three colours, and zeros.
 const CELL: usize = 16;
 
 /// Most classes that [`Session::classify`] ranks on the GPU.
-pub const MAX_TOP: usize = 32;
+pub const MAX_TOP: usize = source::MAX_TOP as usize;
 
 /// How a square window moves; as the CPU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -505,11 +506,11 @@ impl Session {
         let network = &*self.network;
         let weight = |at: usize| network.weights.address + at as u64;
         let int = |value: usize| Argument::Int(value as i32);
-        let last = network.steps.len() - 1;
+        let (last, images) = (network.steps.len() - 1, batch as u32);
         for (at, step) in network.steps.iter().enumerate() {
             let Lowered { kernel, input, addend, output } = step;
             let (x, y) = (self.slot(*input), if at == last { self.logits.address } else { self.slot(*output) });
-            let groups = |outputs: usize| ((batch * outputs / 8).div_ceil(256) as u32, 1, 1);
+            let [height, width, channels] = [output.height, output.width, output.channels].map(|size| size as u32);
             match *kernel {
                 Kernel::Conv { problem, weight: weights, bias, narrow_bias } => {
                     let problem = Problem { batch, ..problem };
@@ -533,7 +534,6 @@ impl Session {
                         Argument::Address(weight(weights)),
                         Argument::Address(weight(bias)),
                         Argument::Address(y),
-                        int(batch),
                         int(input.height),
                         int(input.width),
                         int(input.channels),
@@ -542,20 +542,22 @@ impl Session {
                         int(window.kernel),
                         int(window.stride),
                         int(window.pad),
+                        int(window.pad),
                         Argument::Float(low),
                         Argument::Float(high),
                     ];
-                    let grid = groups(output.elements());
+                    let (kernel, stride) = (window.kernel as u32, window.stride as u32);
+                    let launch = source::depthwise(images, height, width, channels, kernel, stride);
+                    let launch = launch.ok_or_else(|| unfit("a depthwise window that there is no kernel for"))?;
                     // SAFETY: the kernel's arguments; slots hold the largest bucket.
                     unsafe {
-                        network.device.launch("convoy_depthwise", grid, 256, 0, &self.stream, &mut arguments)
+                        network.device.launch("convoy_depthwise", launch, &self.stream, &mut arguments)
                     }?;
                 }
                 Kernel::MaxPool { window } => {
                     let mut arguments = [
                         Argument::Address(x),
                         Argument::Address(y),
-                        int(batch),
                         int(input.height),
                         int(input.width),
                         int(input.channels),
@@ -565,24 +567,23 @@ impl Session {
                         int(window.stride),
                         int(window.pad),
                     ];
-                    let grid = groups(output.elements());
+                    let launch = source::max_pool(images, height, width, channels);
                     // SAFETY: as above.
                     unsafe {
-                        network.device.launch("convoy_max_pool", grid, 256, 0, &self.stream, &mut arguments)
+                        network.device.launch("convoy_max_pool", launch, &self.stream, &mut arguments)
                     }?;
                 }
                 Kernel::AveragePool => {
                     let mut arguments = [
                         Argument::Address(x),
                         Argument::Address(y),
-                        int(batch),
                         int(input.height * input.width),
                         int(input.channels),
                     ];
-                    let grid = groups(output.elements());
+                    let launch = source::average_pool(images, channels);
                     // SAFETY: as above.
                     unsafe {
-                        network.device.launch("convoy_average_pool", grid, 256, 0, &self.stream, &mut arguments)
+                        network.device.launch("convoy_average_pool", launch, &self.stream, &mut arguments)
                     }?;
                 }
             }
@@ -648,7 +649,7 @@ impl Session {
                         let class = |at: usize| u32::from_ne_bytes(words[classes / 4 + at]);
                         let value = |at: usize| f32::from_ne_bytes(words[probabilities / 4 + at]);
                         let row = row.map(|at| (class(at), value(at)));
-                        Ranked::Best(row.take_while(|&(class, _)| class != u32::MAX).collect())
+                        Ranked::Best(row.take_while(|&(class, _)| class != source::NO_CLASS).collect())
                     }
                 });
             }
@@ -709,11 +710,9 @@ impl Session {
                     Argument::Int(classes as i32),
                     Argument::Int(top as i32),
                 ];
-                let grid = (here as u32, 1, 1);
+                let launch = source::top(here as u32);
                 // SAFETY: the kernel's arguments; the ranking has room for the largest bucket and `MAX_TOP`.
-                unsafe {
-                    self.network.device.launch("convoy_top", grid, 256, 0, &self.stream, &mut arguments)
-                }?;
+                unsafe { self.network.device.launch("convoy_top", launch, &self.stream, &mut arguments) }?;
             }
             done += here;
         }
@@ -732,7 +731,6 @@ impl Session {
     fn pack(&self, images: &[Image<'_>], stride: usize, offset: usize) -> Result<(), CudaError> {
         let network = &*self.network;
         let half = network.side / 2;
-        let cells = (half * half).div_ceil(256) as u32;
         let is_bytes = |image: &Image<'_>| matches!(image, Image::Rgb8(_));
         let numbers = 3 * network.side * network.side;
         let mut at = 0;
@@ -743,17 +741,19 @@ impl Session {
             let alike = images[at..].iter().take_while(|image| is_bytes(image) == bytes).count();
             let count = if apart { 1 } else { alike };
             let from = Argument::Address(self.pixels.address + ((offset + at) * stride) as u64);
-            let to = Argument::Address(self.arena[0].address + (at * half * half * CELL * 2) as u64);
+            let to = Argument::Address(self.arena[0].address + (at * half * half * source::CELL_BYTES) as u64);
             let side = Argument::Int(network.side as i32);
-            let grid = (cells, count as u32, 1);
+            let (images, pixels) = (count as u32, network.side as u32);
             // SAFETY: the kernels' arguments; both buffers hold the largest bucket.
             unsafe {
                 if bytes {
                     let mut arguments = [from, to, side, Argument::Address(network.norm.address)];
-                    network.device.launch("convoy_pack_rgb8", grid, 256, 0, &self.stream, &mut arguments)
+                    let launch = source::pack_rgb8(images, pixels);
+                    network.device.launch("convoy_pack_rgb8", launch, &self.stream, &mut arguments)
                 } else {
                     let mut arguments = [from, to, side];
-                    network.device.launch("convoy_pack_f32", grid, 256, 0, &self.stream, &mut arguments)
+                    let launch = source::pack_f32(images, pixels);
+                    network.device.launch("convoy_pack_f32", launch, &self.stream, &mut arguments)
                 }
             }?;
             at += count;

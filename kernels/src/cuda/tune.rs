@@ -20,6 +20,7 @@ use super::cudnn::{self, Graph, Operands, Search};
 use super::device::{Argument, Buffer, Device};
 use super::error::{Context, CudaError};
 use super::problem::Problem;
+use super::source;
 
 /// Bytes that a kernel may use beside its operands.
 pub(super) const WORKSPACE: usize = 64 << 20;
@@ -189,22 +190,25 @@ unsafe fn plain(
         Argument::Address(if problem.addend { operands.addend } else { 0 }),
         Argument::Address(operands.y),
         Argument::Int(i32::from(problem.wide)),
-        int(problem.batch),
         int(problem.height),
         int(problem.width),
         int(problem.channels),
+        int(problem.outputs),
         int(problem.out_height),
         int(problem.out_width),
-        int(problem.outputs),
+        int(problem.kernel),
         int(problem.kernel),
         int(problem.stride),
+        int(problem.before),
         int(problem.before),
         Argument::Float(low),
         Argument::Float(high),
     ];
-    let grid = (problem.results().div_ceil(256) as u32, 1, 1);
+    let [batch, height, width, outputs] =
+        [problem.batch, problem.out_height, problem.out_width, problem.outputs].map(|size| size as u32);
+    let launch = source::convolution(batch, height, width, outputs);
     // SAFETY: the kernel's arguments, and the caller's promise on the addresses.
-    unsafe { device.launch("convoy_convolution", grid, 256, 0, stream, &mut arguments) }
+    unsafe { device.launch("convoy_convolution", launch, stream, &mut arguments) }
 }
 
 /// A problem's kernel and the microseconds it was measured to take.
@@ -402,9 +406,9 @@ impl Bench {
                 Argument::Unsigned(seed),
                 Argument::Float(1.0),
             ];
-            let grid = (elements.div_ceil(256) as u32, 1, 1);
+            let launch = source::fill(elements as u64);
             // SAFETY: the kernel's arguments; the buffer has as many elements.
-            unsafe { device.launch("convoy_fill", grid, 256, 0, &bench.stream, &mut arguments) }?;
+            unsafe { device.launch("convoy_fill", launch, &bench.stream, &mut arguments) }?;
         }
         Ok(bench)
     }
@@ -498,12 +502,13 @@ impl Bench {
             let mut arguments = [
                 Argument::Address(self.y.address),
                 Argument::Address(self.right.address),
-                Argument::Long(results as u64),
                 Argument::Int(i32::from(problem.wide)),
+                Argument::Int(i32::from(problem.wide)),
+                Argument::Long(results as u64),
                 Argument::Address(self.sums.address),
             ];
-            let grid = (results.div_ceil(256).min(1024) as u32, 1, 1);
-            self.device.launch("convoy_differ", grid, 256, 0, &self.stream, &mut arguments)?;
+            let launch = source::differ(results as u64);
+            self.device.launch("convoy_differ", launch, &self.stream, &mut arguments)?;
         }
         self.stream.synchronize().during("checking a kernel")?;
         let mut sums = [0f64; 2];

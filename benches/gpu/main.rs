@@ -1,0 +1,336 @@
+//! What the CUDA engine does on the GPU of this machine: whether it is right, how fast its layers and the whole network
+//! are, and what preparing pictures costs. One part a call, each writes JSON.
+//!
+//! `benches/gpu/run.sh` calls every part and puts the figures beside PyTorch's.
+
+#![allow(missing_docs, clippy::print_stdout, reason = "a program that prints figures")]
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::{Arc, Barrier};
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use convoy::image::Prepared;
+use convoy::vision::cpu::CpuOptions;
+use convoy::vision::random::Stream;
+use convoy::vision::{
+    Checkpoint, CpuEngine, CudaEngine, CudaModel, CudaOptions, Engine, INPUT_SIZE, Picture,
+};
+use kernels::cuda::Device;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+type Failure = Box<dyn Error>;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Logits against the CPU engine's, and against a reference where one is given.
+    Check,
+    /// Each kind of layer: microseconds, the chosen kernel, the roofline.
+    Layers,
+    /// Images a second and milliseconds a batch.
+    Speed,
+}
+
+#[derive(Parser)]
+struct Arguments {
+    part: Part,
+    /// Checkpoint, as `convoy weights random` writes it.
+    #[arg(long)]
+    weights: PathBuf,
+    /// Where the figures go.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Pictures `images` [n, 224, 224, 3] f32 and their `logits` [n, classes] f32, as pytorch.py --dump writes them.
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// A few pictures and one bucket, for tools that slow everything down.
+    #[arg(long)]
+    small: bool,
+    /// Batch sizes.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32,64,128")]
+    batches: Vec<usize>,
+    /// Sessions that run side by side, tried one number after another.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    sessions: Vec<usize>,
+    /// File in which chosen kernels are kept.
+    #[arg(long)]
+    choices: Option<PathBuf>,
+    /// Tensor rate and memory rate that the roofline is drawn with, in units of 10^12.
+    #[arg(long, default_value_t = 800.0)]
+    tera_flops: f64,
+    #[arg(long, default_value_t = 3.0)]
+    tera_bytes: f64,
+}
+
+fn main() -> Result<(), Failure> {
+    // `cargo bench` runs every benchmark without arguments; this one needs a GPU and weights.
+    let arguments: Vec<String> = std::env::args().filter(|argument| argument != "--bench").collect();
+    if arguments.len() == 1 {
+        println!("gpu: needs a GPU and weights; see benches/gpu/run.sh");
+        return Ok(());
+    }
+    let arguments = Arguments::parse_from(arguments);
+    let started = Instant::now();
+    let device = Device::open()?;
+    println!("{:?}, opened in {:.1} s", device.found(), started.elapsed().as_secs_f64());
+    let found = json!({
+        "gpu": device.found().name,
+        "versions": {
+            "driver": device.found().driver,
+            "cudnn": device.found().cudnn,
+            "cublaslt": device.found().cublaslt,
+            "convoy": env!("CARGO_PKG_VERSION"),
+        },
+    });
+    let figures = match arguments.part {
+        Part::Check => check(&arguments, device)?,
+        Part::Layers => layers(&arguments, device)?,
+        Part::Speed => speed(&arguments, device)?,
+    };
+    let mut all = found;
+    if let (Value::Object(all), Value::Object(figures)) = (&mut all, figures) {
+        all.extend(figures);
+    }
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+fn model(arguments: &Arguments, device: Arc<Device>, max_batch: usize, sessions: usize) -> Result<CudaModel, Failure> {
+    let started = Instant::now();
+    let options = CudaOptions { max_batch, sessions, threads: 16, choices: arguments.choices.clone() };
+    let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;
+    let model = CudaModel::new(device, &mut checkpoint, &options).map_err(whole)?;
+    println!("ready in {:.1} s: batches of {max_batch}, {sessions} sessions", started.elapsed().as_secs_f64());
+    model.notes.iter().for_each(|note| println!("note: {note}"));
+    Ok(model)
+}
+
+/// An error with everything that caused it.
+fn whole(error: impl Error) -> Failure {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    text.into()
+}
+
+/// Bytes of noise over a gradient of its own in each picture.
+fn picture(index: usize) -> Picture {
+    let side = INPUT_SIZE as usize;
+    let noise = Stream::new(&format!("image.{index}"), 0, 3 * side * side).uniform(-40.0, 40.0);
+    let slope = Stream::new(&format!("slope.{index}"), 0, 6).uniform(-1.0, 1.0);
+    let byte = |(at, noise): (usize, f32)| {
+        let (y, x, colour) = (at / 3 / side, at / 3 % side, at % 3);
+        let across = |position: usize| position as f32 / side as f32 - 0.5;
+        let light = slope[colour] * across(y) + slope[3 + colour] * across(x);
+        (128.0 + 160.0 * light + noise).clamp(0.0, 255.0) as u8
+    };
+    let pixels = noise.into_iter().enumerate().map(byte).collect();
+    Prepared { pixels, size: INPUT_SIZE }.into()
+}
+
+/// ‖a - b‖ / ‖b‖ over everything, the worst over rows, and the share of rows with the same greatest entry.
+fn agreement(a: &[f32], b: &[f32], classes: usize) -> (f64, f64, f64) {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let apart = |a: &[f32], b: &[f32]| {
+        let error = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        error / norm(&mut b.iter().map(|&b| f64::from(b)))
+    };
+    let best = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(at, _)| at);
+    let rows = || a.chunks_exact(classes).zip(b.chunks_exact(classes));
+    let worst = rows().map(|(a, b)| apart(a, b)).fold(0.0, f64::max);
+    let same = rows().filter(|(a, b)| best(a) == best(b)).count();
+    (apart(a, b), worst, same as f64 / rows().count().max(1) as f64)
+}
+
+fn check(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
+    let (count, max_batch) = if arguments.small { (3, 2) } else { (39, 32) };
+    let pictures: Vec<Picture> = (0..count).map(picture).collect();
+    let pictures: Vec<&Picture> = pictures.iter().collect();
+    let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;
+    let options = CpuOptions { max_batch: 8, threads: std::thread::available_parallelism()?.get() };
+    let expected = CpuEngine::new(&mut checkpoint, options)?.forward(&pictures)?;
+    let mut model = model(arguments, device, max_batch, 1)?;
+    let engine = &mut model.engines[0];
+    let classes = engine.classes();
+    let logits = engine.forward(&pictures).map_err(whole)?;
+    let (error, worst, top1) = agreement(&logits, &expected, classes);
+    println!("{count} pictures against the CPU engine: relative error {error:.2e}, worst picture {worst:.2e}, top-1 {top1}");
+    let again = engine.forward(&pictures).map_err(whole)?;
+    println!("the same again, bit for bit: {}", again == logits);
+    let ranked = engine.classify(&pictures, &vec![5; count]).map_err(whole)?;
+    let ranks = ranked.iter().zip(logits.chunks_exact(classes)).filter(|(ranked, row)| {
+        let Ok(ranked) = ranked else { return false };
+        let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let mut order: Vec<usize> = (0..classes).collect();
+        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+        ranked.len() == 5
+            && ranked.iter().zip(order).all(|(place, class)| {
+                let expected = f64::from(row[class]).exp() / sum;
+                place.class as usize == class && (f64::from(place.probability) - expected).abs() < 1e-5
+            })
+    });
+    let ranks = ranks.count();
+    println!("rankings that are those of the logits: {ranks} of {count}");
+    let mut figures = json!({
+        "relative_error": error, "worst_picture": worst, "top1_agreement": top1, "images": count,
+        "repeatable": again == logits, "rankings_right": ranks,
+    });
+    if let Some(file) = &arguments.reference {
+        let bytes = std::fs::read(file)?;
+        let tensors = SafeTensors::deserialize(&bytes)?;
+        let floats = |name: &str| -> Result<Vec<f32>, Failure> {
+            let data = tensors.tensor(name)?;
+            Ok(data.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        };
+        let (images, expected) = (floats("images")?, floats("logits")?);
+        let each = 3 * (INPUT_SIZE * INPUT_SIZE) as usize;
+        let pictures: Vec<Picture> =
+            images.chunks_exact(each).map(|image| Picture::Normalised(image.into())).collect();
+        let pictures: Vec<&Picture> = pictures.iter().collect();
+        let logits = engine.forward(&pictures).map_err(whole)?;
+        let (error, worst, top1) = agreement(&logits, &expected, classes);
+        println!(
+            "{} pictures against PyTorch in f32: relative error {error:.2e}, worst {worst:.2e}, top-1 {top1}",
+            pictures.len()
+        );
+        figures["pytorch"] = json!({
+            "relative_error": error, "worst_picture": worst, "top1_agreement": top1, "images": pictures.len(),
+        });
+    }
+    if error > 5e-3 || ranks != count {
+        return Err("the engine is wrong".into());
+    }
+    Ok(figures)
+}
+
+fn layers(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
+    let max_batch = arguments.batches.iter().copied().max().unwrap_or(1);
+    let model = model(arguments, device, max_batch, 1)?;
+    let mut lines = Vec::new();
+    let mut sums: Vec<(usize, f64, f64)> = Vec::new();
+    println!("{:<44} {:>5} {:>9} {:>9} {:>6}  kernel", "layer", "count", "us", "roofline", "share");
+    for layer in model.layers().iter().filter(|layer| arguments.batches.contains(&layer.problem.batch)) {
+        let problem = &layer.problem;
+        let compute = problem.flops() as f64 / arguments.tera_flops / 1e6;
+        let moving = problem.bytes() as f64 / arguments.tera_bytes / 1e6;
+        let (micros, roofline) = (f64::from(layer.micros), compute.max(moving));
+        println!(
+            "{:<44} {:>5} {micros:>9.2} {roofline:>9.2} {:>5.0}%  {} of {}",
+            problem.to_string(),
+            layer.count,
+            100.0 * roofline / micros,
+            layer.kernel,
+            layer.among
+        );
+        let count = layer.count as f64;
+        match sums.iter_mut().find(|sum| sum.0 == problem.batch) {
+            Some(sum) => (sum.1, sum.2) = (sum.1 + count * micros, sum.2 + count * roofline),
+            None => sums.push((problem.batch, count * micros, count * roofline)),
+        }
+        lines.push(json!({
+            "name": problem.to_string(), "batch": problem.batch, "count": layer.count, "us": micros,
+            "roofline_us": roofline, "kernel": layer.kernel, "candidates": layer.among,
+        }));
+    }
+    for (batch, micros, roofline) in &sums {
+        let rate = *batch as f64 * 1e6 / micros;
+        println!("batch {batch}: convolutions {micros:.0} us ({rate:.0} images/s), roofline {roofline:.0} us");
+    }
+    Ok(json!({ "layers": lines }))
+}
+
+fn speed(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
+    let (max_batch, most) = (
+        arguments.batches.iter().copied().max().unwrap_or(1),
+        arguments.sessions.iter().copied().max().unwrap_or(1),
+    );
+    let mut model = model(arguments, device, max_batch, most)?;
+    let mut lines = Vec::new();
+    for &batch in &arguments.batches {
+        for &sessions in &arguments.sessions {
+            let (rate, milliseconds) = replays(&mut model.engines[..sessions], batch)?;
+            println!("batch {batch:>3}, {sessions} sessions: {rate:>8.0} images/s, {milliseconds:.3} ms a batch");
+            lines.push(json!({
+                "batch": batch, "sessions": sessions, "images_per_s": rate, "ms": milliseconds,
+                "what": "kernels, pictures on the GPU",
+            }));
+        }
+        let pictures: Vec<Picture> = (0..batch).map(picture).collect();
+        let pictures: Vec<&Picture> = pictures.iter().collect();
+        for &sessions in &arguments.sessions {
+            let (rate, median) = calls(&mut model.engines[..sessions], &pictures)?;
+            println!(
+                "batch {batch:>3}, {sessions} sessions: {rate:>8.0} images/s, {median:.3} ms, bytes in, classes out"
+            );
+            lines.push(json!({
+                "batch": batch, "sessions": sessions, "images_per_s": rate, "ms": median,
+                "what": "pictures in memory to classes",
+            }));
+        }
+    }
+    Ok(json!({ "speed": lines }))
+}
+
+/// Images a second of graphs that run back to back on every engine's stream, the best of five, and milliseconds a batch.
+fn replays(engines: &mut [CudaEngine], batch: usize) -> Result<(f64, f64), Failure> {
+    let once = f64::from(engines[0].session().replay(batch, 3)?);
+    let count = ((150_000.0 / once) as usize).clamp(5, 400);
+    let mut rates = Vec::new();
+    for _ in 0..5 {
+        let barrier = Barrier::new(engines.len());
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let run = |engine| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let engine: &mut CudaEngine = engine;
+                    barrier.wait();
+                    engine.session().replay(batch, count).map(drop)
+                })
+            };
+            let threads: Vec<_> = engines.iter_mut().map(run).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("a thread"))
+        })?;
+        rates.push((engines.len() * batch * count) as f64 / began.elapsed().as_secs_f64());
+    }
+    rates.sort_by(f64::total_cmp);
+    let median = rates[rates.len() / 2];
+    Ok((median, 1000.0 * batch as f64 * engines.len() as f64 / median))
+}
+
+/// Images a second of whole calls on every engine at once, and the median milliseconds of one.
+fn calls(engines: &mut [CudaEngine], pictures: &[&Picture]) -> Result<(f64, f64), Failure> {
+    let top = vec![5; pictures.len()];
+    let sessions = engines.len();
+    let began = Instant::now();
+    let times: Vec<Vec<f64>> = std::thread::scope(|scope| {
+        let run = |engine| {
+            let top = &top;
+            scope.spawn(move || {
+                let engine: &mut CudaEngine = engine;
+                let mut times = Vec::new();
+                let began = Instant::now();
+                while began.elapsed().as_secs_f64() < 0.7 {
+                    let start = Instant::now();
+                    engine.classify(pictures, top).expect("a forward pass");
+                    times.push(start.elapsed().as_secs_f64() * 1000.0);
+                }
+                times
+            })
+        };
+        let threads: Vec<_> = engines.iter_mut().map(run).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    let mut times: Vec<f64> = times.into_iter().flatten().collect();
+    times.sort_by(f64::total_cmp);
+    println!("    ({} calls on {sessions} sessions)", times.len());
+    Ok((times.len() as f64 * pictures.len() as f64 / seconds, times[times.len() / 2]))
+}
