@@ -88,7 +88,10 @@ def photos(seed):
 def load(path, arch):
     weights = load_file(path)
     model = torchvision.models.get_model(arch, weights=None, num_classes=weights["fc.weight"].shape[0])
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        sys.exit(f"{path} is no {arch}: {str(error).splitlines()[1].strip()}")
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
         sys.exit(f"{path} is no {arch}: missing {missing[:3]}, unexpected {unexpected[:3]}")
@@ -246,7 +249,7 @@ def compare(report, mode, logits, reference):
 
 
 def measure(call, cuda, seconds, repeats):
-    """Median seconds of one call, all medians' runs, and calls in each run."""
+    """Median seconds of a call over the runs, each run's, calls in a run, and the card's state after so many more calls."""
 
     def run(count):
         if not cuda:
@@ -400,6 +403,7 @@ class Bench:
 
     def compiles(self, sizes):
         torch._inductor.config.freezing = True
+        torch._inductor.config.autotune_num_choices_displayed = 0
         until = time.monotonic() + min(self.args.compile_seconds, self.left())
         for i, size in enumerate(sizes):
             try:

@@ -86,10 +86,15 @@ def times(value):
     return None if value is None else f"{value:.2f}x"
 
 
+def on_device(row):
+    return str(row.get("what", "kernels")).startswith("kernels")
+
+
 def speed(results):
     ours, theirs = entries(results.get("speed"), "speed"), torch_speed(results)
     modes = [mode for mode in MODES if any(key[0] == mode for key in theirs)]
-    alone = {row.get("batch"): row for row in ours if row.get("sessions", 1) == 1}
+    # Only what PyTorch is measured with stands beside it: one session, input on the device.
+    alone = {row.get("batch"): row for row in ours if row.get("sessions", 1) == 1 and on_device(row)}
     batches = sorted({b for b in [*alone, *(key[1] for key in theirs)] if is_number(b)})
     if not batches:
         return ["No speed was measured.", ""]
@@ -98,26 +103,34 @@ def speed(results):
         for batch in batches:
             mine = number(alone.get(batch, {}), key)
             others = [number(theirs.get((mode, batch), {}), key) for mode in modes]
-            known = [value for value in others if value is not None]
-            best = (max(known) if key == "images_per_s" else min(known)) if known else None
-            yield [batch, mine, *others, times(ratio(mine, best) if key == "images_per_s" else ratio(best, mine))]
+            yield [batch, mine, *others]
 
-    head = ["batch", "convoy", *(f"PyTorch {mode}" for mode in modes), "convoy over the best"]
-    out = ["Images a second, input on the device:", "", *table(head, list(lines("images_per_s")))]
-    out += ["Milliseconds a batch (the ratio again as the other's time over convoy's):", "", *table(head, list(lines("ms")))]
+    head = ["batch", "convoy", *(f"PyTorch {mode}" for mode in modes)]
+    rates = []
+    for row in lines("images_per_s"):
+        best = max((value for value in row[2:] if value is not None), default=None)
+        rates.append([*row, times(ratio(row[1], best))])
+    out = ["Images a second, input on the device:", "", *table([*head, "convoy over the best of PyTorch"], rates)]
+    out += ["Milliseconds a batch:", "", *table(head, list(lines("ms")))]
     labels = {mode: next(row.get("label", "") for key, row in theirs.items() if key[0] == mode) for mode in modes}
     out += [f"- {mode}: {label}" for mode, label in labels.items()] + [""] * bool(labels)
-    if more := [row for row in ours if row.get("sessions", 1) != 1]:
-        rows = [[row.get("batch"), row.get("sessions"), number(row, "images_per_s"), number(row, "ms")] for row in more]
-        out += ["convoy with several sessions at once:", "", *table(["batch", "sessions", "images/s", "ms a batch"], rows)]
+    if more := [row for row in ours if alone.get(row.get("batch")) is not row]:
+        more.sort(key=lambda row: str(row.get("what")))
+        keys = ("what", "batch", "sessions", "images_per_s", "ms")
+        rows = [[row.get(key) for key in keys] for row in more]
+        head = ["what", "batch", "sessions", "images/s", "ms a batch"]
+        out += ["convoy otherwise, with sessions side by side and from memory:", "", *table(head, rows)]
     return out
 
 
 def accuracy(results):
     keys = ("images", "relative_error", "relative_error_between_images", "top1_agreement")
     rows = []
-    if check := results.get("check"):
-        rows.append(["convoy", *(check.get(key) for key in keys)])
+    check = results.get("check") or {}
+    if isinstance(check.get("pytorch"), dict):
+        rows.append(["convoy", *(check["pytorch"].get(key) for key in keys)])
+    if is_number(check.get("relative_error")):
+        rows.append(["convoy, against its CPU engine, other pictures", *(check.get(key) for key in keys)])
     for row in entries(results.get("pytorch"), "accuracy") + entries(results.get("compile"), "accuracy"):
         rows.append([f"PyTorch {row.get('mode')}", *(row.get(key) for key in keys)])
     if not rows:
@@ -212,7 +225,8 @@ def main():
     for name, part in results.items():
         if "unreadable" in part:
             text += [f"- {name}: {part['unreadable']}"]
-        text += [f"- {name}: {row.get('mode')} at batch {row.get('batch')}: {row.get('error')}" for row in entries(part, "failed")]
+        for row in entries(part, "failed"):
+            text += [f"- {name}: {row.get('mode')}, batch {show(row.get('batch'))}: {row.get('error')}"]
     versions = {name: part["versions"] for name, part in results.items() if isinstance(part.get("versions"), dict)}
     text += ["", *(f"- {name}: " + ", ".join(f"{k} {v}" for k, v in part.items()) for name, part in versions.items()), ""]
     for title, body in (

@@ -13,6 +13,7 @@
 # WEIGHTS  a checkpoint to measure with (seeded random weights of ARCH, from SEED)
 # ARCH, SEED, BATCHES, PORT, PYTHON, DEVICE   resnet152, 7, 1,8,32,64,128, 18080, python3 (with torch), cuda
 # CONNECTIONS  of the load on the server, each with one request at a time (256)
+# BENCH_ARGS   more arguments of each call of BENCH
 # SERVE_ARGS   more arguments of convoy serve
 #
 # Each part has a time limit and is on its own: whatever becomes of it is printed and noted, and the next goes on. Exits
@@ -24,7 +25,7 @@ set -uo pipefail
 BENCHES=(check speed layers preprocess decode)
 ALL=(reference check speed pytorch layers preprocess decode http compile memcheck racecheck)
 # The most seconds a part may take, and those that are left for others after it.
-declare -A LIMIT=([reference]=60 [check]=90 [speed]=90 [pytorch]=120 [layers]=60 [preprocess]=40 [decode]=45 [http]=120
+declare -A LIMIT=([reference]=90 [check]=90 [speed]=90 [pytorch]=150 [layers]=60 [preprocess]=40 [decode]=45 [http]=120
     [compile]=220 [memcheck]=120 [racecheck]=120)
 declare -A SPARE=([compile]=90 [memcheck]=15)
 # A part that would have fewer seconds than this is not begun.
@@ -44,6 +45,7 @@ CONNECTIONS=${CONNECTIONS:-256}
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 WEIGHTS=${WEIGHTS:-}
+read -ra BENCH_ARGS <<<"${BENCH_ARGS:-}"
 read -ra SERVE_ARGS <<<"${SERVE_ARGS:-}"
 read -ra CHOSEN <<<"${PARTS:-${ALL[*]}}"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -303,11 +305,11 @@ run_part() {
     memcheck | racecheck)
         sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
         limited "$seconds" "$log" "${WITH_LIBRARIES[@]}" "$sanitizer" --tool "$part" --error-exitcode 1 --print-limit 20 \
-            "$BENCH" check --small --weights "$WEIGHTS" --json "$TEMP/$part.json"
+            "$BENCH" check --small --weights "$WEIGHTS" --json "$TEMP/$part.json" "${BENCH_ARGS[@]}"
         ;;
     *)
         limited "$seconds" "$log" "${WITH_LIBRARIES[@]}" "$BENCH" "$part" --weights "$WEIGHTS" --json "$WORK/$part.json" \
-            "${reference[@]}"
+            "${reference[@]}" "${BENCH_ARGS[@]}"
         ;;
     esac
 }
@@ -360,10 +362,11 @@ if [[ ! -s $WEIGHTS ]]; then
     exit 1
 fi
 echo "weights      $WEIGHTS" | tee -a "$WORK/machine.txt"
+note
 if [[ " ${CHOSEN[*]} " == *" http "* || " ${CHOSEN[*]} " == *" decode "* || " ${CHOSEN[*]} " == *" preprocess "* ]]; then
     photos | tee -a "$WORK/machine.txt"
+    note
 fi
-note
 for name in "${CHOSEN[@]}"; do
     part "$name"
 done

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernels::cuda::network::{self, MAX_TOP, Network, Op as CudaOp, Place, Window as CudaWindow};
-use kernels::cuda::{Activation as CudaActivation, Choices, CudaError, Device, Image, Layer, Ranked, Session};
+use kernels::cuda::{
+    Activation as CudaActivation, Choices, CudaError, Device, Image, Layer, Ranked, Session,
+};
 
 use super::arch::Activation;
 use super::classifier::{Prediction, rank};

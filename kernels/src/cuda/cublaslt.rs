@@ -127,7 +127,12 @@ impl Shape {
         })
     }
 
-    fn algorithms(&self, handle: &Handle, most: usize, workspace: usize) -> Result<Vec<Algorithm>, CudaError> {
+    fn algorithms(
+        &self,
+        handle: &Handle,
+        most: usize,
+        workspace: usize,
+    ) -> Result<Vec<Algorithm>, CudaError> {
         let preference = Preference(result::create_matmul_pref().during("describing a preference")?);
         let attribute = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         let address = ptr::from_ref(&workspace).cast();
@@ -197,7 +202,8 @@ pub(super) fn products(
     }
     let shape = Arc::new(Mutex::new(shape));
     let beta = if problem.addend { 1.0 } else { 0.0 };
-    let product = |algorithm| Product { handle: handle.clone(), shape: shape.clone(), algorithm, beta, workspace };
+    let product =
+        |algorithm| Product { handle: handle.clone(), shape: shape.clone(), algorithm, beta, workspace };
     Ok(algorithms.into_iter().map(product).collect())
 }
 

@@ -195,13 +195,22 @@ fn pointwise(
     operation.finish("a pointwise operation")
 }
 
-fn convolution(problem: &Problem, x: &Descriptor, w: &Descriptor, y: &Descriptor) -> Result<Descriptor, CudaError> {
+fn convolution(
+    problem: &Problem,
+    x: &Descriptor,
+    w: &Descriptor,
+    y: &Descriptor,
+) -> Result<Descriptor, CudaError> {
     let (stride, before, after) = (problem.stride as i64, problem.before as i64, problem.after as i64);
     let movement = Descriptor::new(Kind::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
     let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
     movement.set(Name::CUDNN_ATTR_CONVOLUTION_COMP_TYPE, Type::CUDNN_TYPE_DATA_TYPE, &[float])?;
     let correlation = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-    movement.set(Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE, Type::CUDNN_TYPE_CONVOLUTION_MODE, &[correlation])?;
+    movement.set(
+        Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE,
+        Type::CUDNN_TYPE_CONVOLUTION_MODE,
+        &[correlation],
+    )?;
     movement.long(Name::CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, 2)?;
     let pair = |name, value: i64| movement.set(name, Type::CUDNN_TYPE_INT64, &[value; 2]);
     pair(Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, 1)?;
@@ -281,9 +290,8 @@ impl Graph {
             let (name, kind) = (Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR);
             let mut count = 0;
             // SAFETY: `raw` has room for as many descriptors as are wanted, or is null with none wanted.
-            let status = unsafe {
-                sys::cudnnBackendGetAttribute(heuristic.0, name, kind, wanted, &mut count, raw)
-            };
+            let status =
+                unsafe { sys::cudnnBackendGetAttribute(heuristic.0, name, kind, wanted, &mut count, raw) };
             check(status, "asking a heuristic").map(|()| count)
         };
         let count = results(0, ptr::null_mut())?.clamp(0, most as i64);

@@ -123,7 +123,8 @@ impl Device {
     pub(super) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CudaError> {
         self.bind()?;
         // SAFETY: the allocation is owned by the buffer and freed with it.
-        let address = unsafe { result::malloc_sync(bytes.max(256)) }.during("allocating memory of the GPU")?;
+        let address =
+            unsafe { result::malloc_sync(bytes.max(256)) }.during("allocating memory of the GPU")?;
         Ok(Buffer { address, device: self.clone() })
     }
 

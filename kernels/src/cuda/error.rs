@@ -15,7 +15,9 @@ pub enum CudaError {
         hint: &'static str,
     },
     /// The driver is there and knows no GPU.
-    #[error("the NVIDIA driver knows no GPU; on Kubernetes ask for nvidia.com/gpu, with docker for --gpus all")]
+    #[error(
+        "the NVIDIA driver knows no GPU; on Kubernetes ask for nvidia.com/gpu, with docker for --gpus all"
+    )]
     NoGpu,
     /// The GPU is too old for the kernels.
     #[error("{name} has compute capability {major}.{minor}; 7.5 (Turing) or newer is needed")]

@@ -354,7 +354,8 @@ fn lower(step: &Step, first: bool, last: bool, packer: &mut Packer) -> Result<Lo
                 wide: last,
             };
             let weight = if first {
-                if stride != 2 || input.channels != 3 || input.height % 2 != 0 || input.width != input.height {
+                if stride != 2 || input.channels != 3 || input.height % 2 != 0 || input.width != input.height
+                {
                     return Err(unfit("it does not begin with a convolution of stride 2 over RGB"));
                 }
                 let cells = Cells::of(window, input.height);
@@ -509,8 +510,10 @@ impl Session {
         let (last, images) = (network.steps.len() - 1, batch as u32);
         for (at, step) in network.steps.iter().enumerate() {
             let Lowered { kernel, input, addend, output } = step;
-            let (x, y) = (self.slot(*input), if at == last { self.logits.address } else { self.slot(*output) });
-            let [height, width, channels] = [output.height, output.width, output.channels].map(|size| size as u32);
+            let (x, y) =
+                (self.slot(*input), if at == last { self.logits.address } else { self.slot(*output) });
+            let [height, width, channels] =
+                [output.height, output.width, output.channels].map(|size| size as u32);
             match *kernel {
                 Kernel::Conv { problem, weight: weights, bias, narrow_bias } => {
                     let problem = Problem { batch, ..problem };
@@ -548,7 +551,8 @@ impl Session {
                     ];
                     let (kernel, stride) = (window.kernel as u32, window.stride as u32);
                     let launch = source::depthwise(images, height, width, channels, kernel, stride);
-                    let launch = launch.ok_or_else(|| unfit("a depthwise window that there is no kernel for"))?;
+                    let launch =
+                        launch.ok_or_else(|| unfit("a depthwise window that there is no kernel for"))?;
                     // SAFETY: the kernel's arguments; slots hold the largest bucket.
                     unsafe {
                         network.device.launch("convoy_depthwise", launch, &self.stream, &mut arguments)
@@ -697,7 +701,8 @@ impl Session {
                 // SAFETY: room for the largest bucket's logits; read only after the bell.
                 let to = unsafe { std::slice::from_raw_parts_mut(to, 4 * classes * here) };
                 // SAFETY: as above; the GPU's buffer holds a bucket's logits.
-                unsafe { result::memcpy_dtoh_async(to, self.logits.address, raw) }.during("copying logits")?;
+                unsafe { result::memcpy_dtoh_async(to, self.logits.address, raw) }
+                    .during("copying logits")?;
             } else {
                 let at = |start: usize, each: usize| {
                     Argument::Address(self.ranks.address + (start + each * done) as u64)
@@ -741,7 +746,8 @@ impl Session {
             let alike = images[at..].iter().take_while(|image| is_bytes(image) == bytes).count();
             let count = if apart { 1 } else { alike };
             let from = Argument::Address(self.pixels.address + ((offset + at) * stride) as u64);
-            let to = Argument::Address(self.arena[0].address + (at * half * half * source::CELL_BYTES) as u64);
+            let to =
+                Argument::Address(self.arena[0].address + (at * half * half * source::CELL_BYTES) as u64);
             let side = Argument::Int(network.side as i32);
             let (images, pixels) = (count as u32, network.side as u32);
             // SAFETY: the kernels' arguments; both buffers hold the largest bucket.

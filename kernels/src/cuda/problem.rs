@@ -87,7 +87,10 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { batch, height, width, channels, outputs, kernel, stride, before, after, .. } = self;
-        write!(f, "{batch}x{height}x{width}x{channels}-{kernel}x{kernel}/{stride}+{before}+{after}-{outputs}")?;
+        write!(
+            f,
+            "{batch}x{height}x{width}x{channels}-{kernel}x{kernel}/{stride}+{before}+{after}-{outputs}"
+        )?;
         if self.addend {
             f.write_str("-add")?;
         }

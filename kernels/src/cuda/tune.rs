@@ -264,8 +264,11 @@ impl Libraries {
         if let Ok(graph) = Graph::new(cudnn, problem) {
             for (search, most) in [(Search::Heuristic, HEURISTIC), (Search::Fallback, FALLBACK)] {
                 let plans = graph.plans(search, most, WORKSPACE, |_| true).unwrap_or_default();
-                candidates
-                    .extend(plans.into_iter().map(|(place, plan)| Candidate::Plan { plan, search, place }));
+                candidates.extend(plans.into_iter().map(|(place, plan)| Candidate::Plan {
+                    plan,
+                    search,
+                    place,
+                }));
             }
         }
         if let Some(handle) = &self.cublaslt {
@@ -351,7 +354,10 @@ impl Libraries {
                 });
             }
         });
-        built.into_iter().map(|built| built.into_inner().unwrap_or(Built::Open(vec![Candidate::Plain]))).collect()
+        built
+            .into_iter()
+            .map(|built| built.into_inner().unwrap_or(Built::Open(vec![Candidate::Plain])))
+            .collect()
     }
 }
 
@@ -397,9 +403,12 @@ impl Bench {
             sums: device.alloc(16)?,
             workspace: device.alloc(WORKSPACE)?,
         };
-        for (buffer, elements, seed) in
-            [(&bench.x, inputs, 1u32), (&bench.weights, weights, 2), (&bench.addend, results, 3), (&bench.y, results, 4)]
-        {
+        for (buffer, elements, seed) in [
+            (&bench.x, inputs, 1u32),
+            (&bench.weights, weights, 2),
+            (&bench.addend, results, 3),
+            (&bench.y, results, 4),
+        ] {
             let mut arguments = [
                 Argument::Address(buffer.address),
                 Argument::Long(elements as u64),
@@ -524,9 +533,7 @@ pub(super) fn record(
     stream: &Arc<CudaStream>,
     work: impl FnOnce() -> Result<(), CudaError>,
 ) -> Result<CudaGraph, CudaError> {
-    stream
-        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
-        .during("recording a graph")?;
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).during("recording a graph")?;
     let worked = work();
     let graph = stream.end_capture(CUgraphInstantiate_flags(0));
     worked?;
