@@ -63,6 +63,9 @@ struct Arguments {
     /// File in which chosen kernels are kept.
     #[arg(long)]
     choices: Option<PathBuf>,
+    /// Plans of cuDNN's that are tried for each convolution.
+    #[arg(long, default_value_t = 4)]
+    plans: usize,
     /// Tensor rate and memory rate that the roofline is drawn with, in units of 10^12.
     #[arg(long, default_value_t = 800.0)]
     tera_flops: f64,
@@ -118,17 +121,29 @@ fn main() -> Result<(), Failure> {
 fn model(
     arguments: &Arguments,
     device: Arc<Device>,
-    max_batch: usize,
+    buckets: &[usize],
     sessions: usize,
 ) -> Result<CudaModel, Failure> {
     let started = Instant::now();
-    let options = CudaOptions { max_batch, sessions, threads: 16, choices: arguments.choices.clone() };
+    let mut buckets = buckets.to_vec();
+    buckets.push(1);
+    buckets.sort_unstable();
+    buckets.dedup();
+    let (threads, plans) = (std::thread::available_parallelism()?.get(), arguments.plans);
+    let options = CudaOptions {
+        buckets: buckets.clone(),
+        sessions,
+        threads,
+        plans,
+        choices: arguments.choices.clone(),
+    };
     let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;
     let model = CudaModel::new(device, &mut checkpoint, &options).map_err(whole)?;
     println!(
-        "ready in {:.1} s: batches of {max_batch}, {sessions} sessions",
+        "ready in {:.1} s: batches of {buckets:?}, {sessions} sessions",
         started.elapsed().as_secs_f64()
     );
+    println!("{:?}", model.tuning());
     model.notes.iter().for_each(|note| println!("note: {note}"));
     Ok(model)
 }
@@ -213,13 +228,13 @@ impl std::fmt::Display for Agreement {
 }
 
 fn check(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
-    let (count, max_batch) = if arguments.small { (3, 2) } else { (39, 32) };
+    let (count, buckets) = if arguments.small { (3, vec![1, 2]) } else { (41, vec![1, 8, 32]) };
     let pictures: Vec<Picture> = (0..count).map(picture).collect();
     let pictures: Vec<&Picture> = pictures.iter().collect();
     let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;
     let options = CpuOptions { max_batch: 8, threads: std::thread::available_parallelism()?.get() };
     let expected = CpuEngine::new(&mut checkpoint, options)?.forward(&pictures)?;
-    let mut model = model(arguments, device, max_batch, 1)?;
+    let mut model = model(arguments, device, &buckets, 1)?;
     let engine = &mut model.engines[0];
     let classes = engine.classes();
     let logits = engine.forward(&pictures).map_err(whole)?;
@@ -266,8 +281,7 @@ fn check(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
 }
 
 fn layers(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
-    let max_batch = arguments.batches.iter().copied().max().unwrap_or(1);
-    let model = model(arguments, device, max_batch, 1)?;
+    let model = model(arguments, device, &arguments.batches, 1)?;
     let mut lines = Vec::new();
     let mut sums: Vec<(usize, f64, f64)> = Vec::new();
     println!("{:<44} {:>5} {:>9} {:>9} {:>6}  kernel", "layer", "count", "us", "roofline", "share");
@@ -304,11 +318,8 @@ fn layers(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> 
 }
 
 fn speed(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
-    let (max_batch, most) = (
-        arguments.batches.iter().copied().max().unwrap_or(1),
-        arguments.sessions.iter().copied().max().unwrap_or(1),
-    );
-    let mut model = model(arguments, device, max_batch, most)?;
+    let most = arguments.sessions.iter().copied().max().unwrap_or(1);
+    let mut model = model(arguments, device, &arguments.batches, most)?;
     let mut lines = Vec::new();
     for &batch in &arguments.batches {
         for &sessions in &arguments.sessions {

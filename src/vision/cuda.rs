@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernels::cuda::network::{self, MAX_TOP, Network, Op as CudaOp, Place, Window as CudaWindow};
-use kernels::cuda::{
-    Activation as CudaActivation, Choices, CudaError, Device, Image, Layer, Ranked, Session,
-};
+use kernels::cuda::{Activation as CudaActivation, Choices, Device, Image, Layer, Ranked, Session, Tuning};
 
 use super::arch::Activation;
 use super::classifier::{Prediction, rank};
@@ -21,12 +19,14 @@ use super::{Engine, EngineError, INPUT_SIZE, Picture, Ranking};
 /// How a network runs on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaOptions {
-    /// Most images at once.
-    pub max_batch: usize,
+    /// Batch sizes that kernels are chosen for, rising from 1; the last one is the most images at once.
+    pub buckets: Vec<usize>,
     /// Engines that share the network, each with memory for a batch.
     pub sessions: usize,
     /// Threads that build kernels while they are chosen.
     pub threads: usize,
+    /// Plans of cuDNN's that are built and timed for each convolution.
+    pub plans: usize,
     /// File in which chosen kernels are kept; nowhere when not given.
     pub choices: Option<PathBuf>,
 }
@@ -66,13 +66,14 @@ impl CudaModel {
             Some(file) => read(file, &mut notes),
             None => Choices::none(),
         };
-        let mut buckets = buckets(options.max_batch);
+        let mut buckets = options.buckets.clone();
         loop {
             let layout = network::Options {
                 mean: own.mean,
                 std: own.std,
                 buckets: buckets.clone(),
                 threads: options.threads,
+                plans: options.plans,
             };
             let made = Network::new(device.clone(), &steps, &plan.slots, &layout, &known).and_then(
                 |(network, choices)| {
@@ -105,6 +106,11 @@ impl CudaModel {
         self.network.buckets().last().copied().unwrap_or(1)
     }
 
+    /// How kernels were chosen.
+    pub fn tuning(&self) -> Tuning {
+        self.network.tuning()
+    }
+
     /// The kernels that were chosen.
     pub fn layers(&self) -> Vec<Layer> {
         self.network.layers()
@@ -112,7 +118,7 @@ impl CudaModel {
 }
 
 /// Powers of two up to the largest batch, and that.
-fn buckets(max_batch: usize) -> Vec<usize> {
+pub fn buckets(max_batch: usize) -> Vec<usize> {
     let max_batch = max_batch.max(1);
     let powers = std::iter::successors(Some(1usize), |size| size.checked_mul(2));
     powers.take_while(|&size| size < max_batch).chain([max_batch]).collect()

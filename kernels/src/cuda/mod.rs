@@ -25,4 +25,4 @@ pub use device::{Device, Found};
 pub use error::CudaError;
 pub use network::{Image, Layer, Network, Options, Ranked, Session};
 pub use problem::{Activation, Problem};
-pub use tune::Choices;
+pub use tune::{Choices, Tuning};

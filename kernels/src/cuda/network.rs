@@ -21,7 +21,7 @@ use super::device::{Argument, Buffer, Device, Pinned};
 use super::error::{Context, CudaError};
 use super::problem::{Activation, Problem};
 use super::source;
-use super::tune::{self, Choices, Libraries, Tuned, WORKSPACE};
+use super::tune::{self, Choices, Libraries, Tuned, Tuning, WORKSPACE};
 
 /// Channels of a cell of the input: two by two pixels of three colours, and zeros.
 const CELL: usize = 16;
@@ -104,6 +104,8 @@ pub struct Options {
     pub buckets: Vec<usize>,
     /// Threads that build candidates while kernels are chosen.
     pub threads: usize,
+    /// Plans of cuDNN's that are built and timed for each convolution.
+    pub plans: usize,
 }
 
 /// A step on the GPU.
@@ -135,6 +137,7 @@ pub struct Network {
     classes: usize,
     buckets: Vec<usize>,
     tuned: HashMap<Problem, Tuned>,
+    tuning: Tuning,
 }
 
 impl std::fmt::Debug for Network {
@@ -272,12 +275,12 @@ impl Network {
                 }
             }
         }
-        let libraries = Libraries::open(&device, options.threads)?;
-        let (tuned, choices) = libraries.tune(&problems, known)?;
+        let libraries = Libraries::open(&device, options.threads, options.plans)?;
+        let (tuned, choices, tuning) = libraries.tune(&problems, known)?;
         let weights = device.upload(&packer.0)?;
         let norm: Vec<f32> = options.mean.iter().chain(&options.std).copied().collect();
         let norm = device.upload(&norm)?;
-        let network = Self { device, steps, slots, weights, norm, side, classes, buckets, tuned };
+        let network = Self { device, steps, slots, weights, norm, side, classes, buckets, tuned, tuning };
         Ok((Arc::new(network), choices))
     }
 
@@ -294,6 +297,11 @@ impl Network {
     /// Batch sizes that there are kernels for, rising.
     pub fn buckets(&self) -> &[usize] {
         &self.buckets
+    }
+
+    /// How its kernels were chosen.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
     }
 
     fn max_batch(&self) -> usize {
@@ -765,5 +773,78 @@ impl Session {
             at += count;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    /// A plain convolution over NHWC, `weight` `[outputs, kernel, kernel, channels]`.
+    fn convolve(
+        input: &[f32],
+        (side, channels): (usize, usize),
+        weight: &[f32],
+        (kernel, stride, before): (usize, usize, usize),
+        out: usize,
+    ) -> Vec<f32> {
+        let filter = kernel * kernel * channels;
+        let mut result = Vec::new();
+        for (y, x) in (0..out).flat_map(|y| (0..out).map(move |x| (y, x))) {
+            for weight in weight.chunks_exact(filter) {
+                let mut sum = 0.0;
+                for (ky, kx) in (0..kernel).flat_map(|y| (0..kernel).map(move |x| (y, x))) {
+                    let (row, column) = (y * stride + ky, x * stride + kx);
+                    if row < before || column < before || row >= side + before || column >= side + before {
+                        continue;
+                    }
+                    let at = ((row - before) * side + column - before) * channels;
+                    let weight = &weight[(ky * kernel + kx) * channels..];
+                    sum += (0..channels).map(|c| input[at + c] * weight[c]).sum::<f32>();
+                }
+                result.push(sum);
+            }
+        }
+        result
+    }
+
+    #[test]
+    fn cells_of_two_by_two_pixels_make_the_same_convolution() {
+        let noise = |count: usize| (0..count).map(|at| ((at * 7919 % 113) as f32 - 56.0) / 16.0);
+        for (kernel, pad, side) in [(7, 3, 12), (3, 0, 10), (3, 1, 10), (5, 2, 8), (2, 0, 6)] {
+            let window = Window { kernel, stride: 2, pad };
+            let (outputs, out) = (5, side / 2);
+            let image: Vec<f32> = noise(side * side * 3).collect();
+            let weight: Vec<f32> = noise(outputs * 3 * kernel * kernel).collect();
+            let straight = channels_last(&weight, 3, kernel);
+            let expected = convolve(&image, (side, 3), &straight, (kernel, 2, pad), out);
+            let cells = Cells::of(window, side);
+            let mut packed = vec![0.0; side * side / 4 * CELL];
+            for (at, value) in image.iter().enumerate() {
+                let (y, x, colour) = (at / 3 / side, at / 3 % side, at % 3);
+                let channel = ((y % 2) * 2 + x % 2) * 3 + colour;
+                packed[((y / 2) * side / 2 + x / 2) * CELL + channel] = *value;
+            }
+            let weight = cells.weights(&weight, window);
+            let movement = (cells.kernel, 1, cells.before);
+            let found = convolve(&packed, (side / 2, CELL), &weight, movement, out);
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3), "{window:?} {cells:?}");
+            let reach = side / 2 + cells.before + cells.after;
+            assert!(out + cells.kernel - 1 <= reach, "{window:?} {cells:?}");
+        }
+        assert_eq!(
+            Cells::of(Window { kernel: 7, stride: 2, pad: 3 }, 224),
+            Cells { kernel: 4, before: 2, after: 1 }
+        );
+    }
+
+    #[test]
+    fn a_batch_is_cut_where_it_is_cheapest() {
+        let cuts = Cuts::new(&[(1, 10.0), (8, 20.0), (32, 50.0), (64, 100.0)]);
+        assert_eq!((cuts.first[1], cuts.first[2], cuts.first[3]), (1, 1, 8));
+        assert_eq!((cuts.first[40], cuts.micros[40]), (8, 70.0));
+        assert_eq!((cuts.first[64], cuts.micros[64]), (32, 100.0));
+        assert_eq!((cuts.first[60], cuts.micros[60]), (32, 100.0));
     }
 }

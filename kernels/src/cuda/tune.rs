@@ -10,6 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream, result};
@@ -25,10 +26,11 @@ use super::source;
 /// Bytes that a kernel may use beside its operands.
 pub(super) const WORKSPACE: usize = 64 << 20;
 
-/// Candidates of each search that are built and timed.
-const HEURISTIC: usize = 16;
-const FALLBACK: usize = 4;
+/// Algorithms of cuBLASLt that are timed; they cost nothing to build.
 const PRODUCTS: usize = 8;
+
+/// Plans of cuDNN's fallback search that are timed: one that works is enough.
+const FALLBACK: usize = 1;
 
 /// Launches in a timed graph, and how often it is run.
 const LAUNCHES: usize = 10;
@@ -225,12 +227,29 @@ pub(super) struct Libraries {
     device: Arc<Device>,
     cudnn: Vec<Arc<cudnn::Handle>>,
     cublaslt: Option<Arc<cublaslt::Handle>>,
+    /// Plans of cuDNN's heuristic that are built and timed for a problem.
+    plans: usize,
+}
+
+/// How choosing went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Convolutions that needed a kernel.
+    pub problems: usize,
+    /// Of these, how many were known from before.
+    pub known: usize,
+    /// Kernels that were timed.
+    pub candidates: usize,
+    /// Time that building took.
+    pub building: Duration,
+    /// Time that trying and timing took.
+    pub timing: Duration,
 }
 
 impl Libraries {
     /// # Errors
     /// cuDNN is missing or a library refuses the GPU.
-    pub(super) fn open(device: &Arc<Device>, threads: usize) -> Result<Self, CudaError> {
+    pub(super) fn open(device: &Arc<Device>, threads: usize, plans: usize) -> Result<Self, CudaError> {
         if device.found().cudnn.is_none() {
             let hint = "install cuDNN 9 (libcudnn9-cuda-13, or pip's nvidia-cudnn-cu13) and put its folder into LD_LIBRARY_PATH";
             return Err(CudaError::NoLibrary { library: "libcudnn.so.9", hint });
@@ -241,7 +260,7 @@ impl Libraries {
             Some(_) => Some(cublaslt::Handle::new()?),
             None => None,
         };
-        Ok(Self { device: device.clone(), cudnn, cublaslt })
+        Ok(Self { device: device.clone(), cudnn, cublaslt, plans: plans.max(1) })
     }
 
     fn identity(&self) -> String {
@@ -262,7 +281,7 @@ impl Libraries {
     fn candidates(&self, problem: &Problem, cudnn: &Arc<cudnn::Handle>) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         if let Ok(graph) = Graph::new(cudnn, problem) {
-            for (search, most) in [(Search::Heuristic, HEURISTIC), (Search::Fallback, FALLBACK)] {
+            for (search, most) in [(Search::Heuristic, self.plans), (Search::Fallback, FALLBACK)] {
                 let plans = graph.plans(search, most, WORKSPACE, |_| true).unwrap_or_default();
                 candidates.extend(plans.into_iter().map(|(place, plan)| Candidate::Plan {
                     plan,
@@ -306,17 +325,24 @@ impl Libraries {
         &self,
         problems: &[Problem],
         known: &Choices,
-    ) -> Result<(HashMap<Problem, Tuned>, Choices), CudaError> {
+    ) -> Result<(HashMap<Problem, Tuned>, Choices, Tuning), CudaError> {
         let identity = self.identity();
         let known = if known.identity == identity { known.clone() } else { Choices::none() };
+        let began = Instant::now();
         let built = self.build(problems, &known);
+        let mut tuning = Tuning { problems: problems.len(), building: began.elapsed(), ..Tuning::default() };
+        let began = Instant::now();
         let mut bench = None;
         let mut tuned = HashMap::new();
         let mut choices = Choices { identity, found: HashMap::new() };
         for (problem, built) in problems.iter().zip(built) {
             let chosen = match built {
-                Built::Known(tuned) => tuned,
+                Built::Known(tuned) => {
+                    tuning.known += 1;
+                    tuned
+                }
                 Built::Open(candidates) => {
+                    tuning.candidates += candidates.len() - 1;
                     if bench.is_none() {
                         bench = Some(Bench::new(&self.device, problems)?);
                     }
@@ -328,7 +354,8 @@ impl Libraries {
             choices.found.insert(problem.to_string(), line);
             tuned.insert(*problem, chosen);
         }
-        Ok((tuned, choices))
+        tuning.timing = began.elapsed();
+        Ok((tuned, choices, tuning))
     }
 
     /// Builds candidates on as many threads as there are handles: compiling plans is what takes time.
