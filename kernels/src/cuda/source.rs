@@ -1,0 +1,167 @@
+//! The kernels' source, one text for a compiler at run time or beforehand, and the shapes to launch them in. Owns no
+//! arithmetic: what a kernel computes stands in `kernels/*.cu`.
+//!
+//! The text needs no header and no option but the architecture. Contraction of multiplication and addition may be on:
+//! where bits matter the source says how to round. Fast-math must be off.
+//!
+//! Pointers are device addresses, 16-byte aligned unless said otherwise; `half` is the bits of an IEEE binary16. Every
+//! kernel with `batch` has a picture a block of `grid.y`, so a batch is at most 65535. Parameters, in order:
+//!
+//! | kernel | parameters | [`Launch`] |
+//! |---|---|---|
+//! | `convoy_pack_rgb8` | `u8 *pixels, half *out, int side, float *norm` | [`pack_rgb8`] |
+//! | `convoy_pack_f32` | `float *pixels, half *out, int side` | [`pack_f32`] |
+//! | `convoy_resize` | `u8 *pixels, Descriptor *pictures, int *tables, u32 *work, half *out, int side, float *norm` | [`Batch::launch`](super::ragged::Batch::launch) |
+//! | `convoy_max_pool` | `half *in, half *out, int height, int width, int channels, int out_height, int out_width, int kernel, int stride, int pad` | [`max_pool`] |
+//! | `convoy_average_pool` | `half *in, half *out, int pixels, int channels` | [`average_pool`] |
+//! | `convoy_depthwise` | `half *in, half *weight, float *bias, half *out, int height, int width, int channels, int out_height, int out_width, int kernel, int stride, int pad_top, int pad_left, float low, float high` | [`depthwise`] |
+//! | `convoy_convolution` | `half *in, half *weight, float *bias, half *addend, void *out, int out_is_f32, int height, int width, int channels, int filters, int out_height, int out_width, int kernel_height, int kernel_width, int stride, int pad_top, int pad_left, float low, float high` | [`convolution`] |
+//! | `convoy_fill` | `half *out, u64 count, u32 seed, float scale` | [`fill`] |
+//! | `convoy_differ` | `void *a, void *b, int a_is_f32, int b_is_f32, u64 count, double *sums` | [`differ`] |
+//! | `convoy_top` | `float *logits, u32 *class_out, float *probability_out, int *bad, int classes, int k` | [`top`] |
+//!
+//! Activations and weights are NHWC and KRSC; pools and the depthwise convolution want channels in multiples of eight.
+//! `norm` is six floats: mean of red, green, blue, then standard deviation. `low` and `high` clamp and may be infinite.
+
+/// The whole source. It is CUDA C++ for the device and C (gnu11) for the host, where `name_host` stands for a kernel.
+pub const SOURCE: &str = concat!(
+    "#line 1 \"common.cuh\"\n",
+    include_str!("../../common.cuh"),
+    "#line 1 \"pack.cu\"\n",
+    include_str!("../../pack.cu"),
+    "#line 1 \"resize.cu\"\n",
+    include_str!("../../resize.cu"),
+    "#line 1 \"pool.cu\"\n",
+    include_str!("../../pool.cu"),
+    "#line 1 \"convolution.cu\"\n",
+    include_str!("../../convolution.cu"),
+    "#line 1 \"check.cu\"\n",
+    include_str!("../../check.cu"),
+    "#line 1 \"top.cu\"\n",
+    include_str!("../../top.cu"),
+);
+
+/// Every kernel's name.
+pub const KERNELS: [&str; 10] = [
+    "convoy_pack_rgb8",
+    "convoy_pack_f32",
+    "convoy_resize",
+    "convoy_max_pool",
+    "convoy_average_pool",
+    "convoy_depthwise",
+    "convoy_convolution",
+    "convoy_fill",
+    "convoy_differ",
+    "convoy_top",
+];
+
+/// Bytes of a cell of the network's input: 16 halves for 2 x 2 pixels.
+pub const CELL_BYTES: usize = 32;
+
+/// The most classes that `convoy_top` is asked for.
+pub const MAX_TOP: u32 = 32;
+
+/// Class of a place that `convoy_top` gives nobody.
+pub const NO_CLASS: u32 = u32::MAX;
+
+/// Dynamic shared memory of the table of normalised values.
+pub(super) const NORMAL_BYTES: u32 = 3 * 256 * 2;
+
+/// Grid, block and dynamic shared memory of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks along x and y; one along z.
+    pub grid: (u32, u32),
+    /// Threads of a block, along x.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: u32,
+}
+
+impl Launch {
+    /// A thread for each of `tasks` of each of `batch` pictures.
+    fn each(tasks: u64, batch: u32, threads: u32) -> Self {
+        // More blocks than a grid holds is more than a GPU's memory holds of outputs; the launch refuses it.
+        let blocks = u32::try_from(tasks.div_ceil(u64::from(threads))).unwrap_or(u32::MAX);
+        Self { grid: (blocks, batch), threads, shared_bytes: 0 }
+    }
+
+    /// Blocks that go through `count` elements together.
+    fn stride(count: u64, shared_bytes: u32) -> Self {
+        Self { grid: (count.div_ceil(256).clamp(1, 1024) as u32, 1), threads: 256, shared_bytes }
+    }
+}
+
+fn cells(side: u32) -> u64 {
+    u64::from(side / 2).pow(2)
+}
+
+/// `convoy_pack_rgb8` for pictures `[batch, side, side, 3]`.
+#[must_use]
+pub fn pack_rgb8(batch: u32, side: u32) -> Launch {
+    Launch { shared_bytes: NORMAL_BYTES, ..Launch::each(cells(side), batch, 256) }
+}
+
+/// `convoy_pack_f32` for pictures `[batch, side, side, 3]`.
+#[must_use]
+pub fn pack_f32(batch: u32, side: u32) -> Launch {
+    Launch::each(cells(side), batch, 256)
+}
+
+/// `convoy_max_pool` to `[batch, out_height, out_width, channels]`.
+#[must_use]
+pub fn max_pool(batch: u32, out_height: u32, out_width: u32, channels: u32) -> Launch {
+    Launch::each(u64::from(out_height) * u64::from(out_width) * u64::from(channels / 8), batch, 256)
+}
+
+/// `convoy_average_pool` to `[batch, channels]`.
+#[must_use]
+pub fn average_pool(batch: u32, channels: u32) -> Launch {
+    Launch::each(u64::from(channels / 8), batch, 64)
+}
+
+/// `convoy_depthwise` to `[batch, out_height, out_width, channels]`. None for a kernel other than 3 or 5, a stride other
+/// than 1 or 2, or channels that are no multiple of eight: those are `convoy_convolution`'s, a channel at a time, or
+/// nobody's.
+#[must_use]
+pub fn depthwise(
+    batch: u32,
+    out_height: u32,
+    out_width: u32,
+    channels: u32,
+    kernel: u32,
+    stride: u32,
+) -> Option<Launch> {
+    let along = match (kernel, stride) {
+        (3, 1 | 2) | (5, 1) => 4,
+        (5, 2) => 2,
+        _ => return None,
+    };
+    let runs = u64::from(out_width.div_ceil(along));
+    let tasks = u64::from(out_height) * runs * u64::from(channels / 8);
+    channels.is_multiple_of(8).then(|| Launch::each(tasks, batch, 256))
+}
+
+/// `convoy_convolution` to `[batch, out_height, out_width, filters]`.
+#[must_use]
+pub fn convolution(batch: u32, out_height: u32, out_width: u32, filters: u32) -> Launch {
+    Launch::each(u64::from(out_height) * u64::from(out_width) * u64::from(filters), batch, 256)
+}
+
+/// `convoy_fill` of `count` halves.
+#[must_use]
+pub fn fill(count: u64) -> Launch {
+    Launch::stride(count, 0)
+}
+
+/// `convoy_differ` over `count` elements. Its two sums must be zero before.
+#[must_use]
+pub fn differ(count: u64) -> Launch {
+    Launch::stride(count, 2 * 256 * 8)
+}
+
+/// `convoy_top` of `batch` rows of logits.
+#[must_use]
+pub fn top(batch: u32) -> Launch {
+    Launch { grid: (1, batch), threads: 256, shared_bytes: 2 * 256 * 4 + 16 }
+}
