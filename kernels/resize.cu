@@ -5,8 +5,8 @@
 // pass, rounded to bytes, goes to shared memory for the source lines that these read, [line, side, 3], and the second
 // pass reads it there.
 
-#ifndef CONVOY_COMMON
-#include "common.cuh"
+#ifndef NORMAL_VALUES
+#include "pack.cu"
 #endif
 
 // As ragged.rs's Descriptor. Spans and weights are indices into the tables: of `side` pairs (first, length), even, and of

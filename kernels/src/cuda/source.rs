@@ -1,7 +1,7 @@
 //! The kernels' source, one text for a compiler at run time or beforehand, and the shapes to launch them in. Owns no
 //! arithmetic: what a kernel computes stands in `kernels/*.cu`.
 //!
-//! The text needs no header and no option but the architecture. Contraction of multiplication and addition may be on:
+//! The text needs no header and no option but the architecture; so do the files one after another, `common.cuh` first. Contraction of multiplication and addition may be on:
 //! where bits matter the source says how to round. Fast-math must be off.
 //!
 //! Pointers are device addresses, 16-byte aligned unless said otherwise; `half` is the bits of an IEEE binary16. Every
