@@ -5,8 +5,8 @@
 // pass, rounded to bytes, goes to shared memory for the source lines that these read, [line, side, 3], and the second
 // pass reads it there.
 
-#ifndef CONVOY_COMMON
-#include "common.cuh"
+#ifndef NORMAL_VALUES
+#include "pack.cu"
 #endif
 
 // As ragged.rs's Descriptor. Spans and weights are indices into the tables: of `side` pairs (first, length), even, and of
@@ -36,8 +36,6 @@ DEVICE u32 clip(int sum) {
 // Words of a line of the middle picture: whole groups of four pixels, and odd, so that a column of it hits every bank.
 DEVICE u32 middle_pitch(u32 side) { return ((side + 3) / 4 * 3) | 1; }
 
-#define BYTE(word, index) ((int)(((word) >> (8 * (index))) & 255))
-
 // Columns of source rows first_line .. first_line + count. A task is an output column of four rows. Reads whole words, so
 // up to 16 bytes behind the last pixel that matters, which meet weights of zero.
 DEVICE void columns_first(const u8 *pixels, Picture picture, const int *tables, u32 side, u32 first_line, u32 count,
@@ -64,13 +62,20 @@ DEVICE void columns_first(const u8 *pixels, Picture picture, const int *tables, 
             int4 weight = *weights++;
             UNROLL
             for (u32 r = 0; r < 4; ++r) {
-                u32 b = from[r][1], c = from[r][2], d = from[r][3];
-                u32 x = FUNNEL(carry[r], b, shift[r]), y = FUNNEL(b, c, shift[r]), z = FUNNEL(c, d, shift[r]);
-                carry[r] = d;
+                u32 second = from[r][1], third = from[r][2], last = from[r][3];
+                u32 four[3] = {FUNNEL(carry[r], second, shift[r]), FUNNEL(second, third, shift[r]),
+                               FUNNEL(third, last, shift[r])};
+                carry[r] = last;
                 from[r] += 3;
-                sums[r][0] += BYTE(x, 0) * weight.x + BYTE(x, 3) * weight.y + BYTE(y, 2) * weight.z + BYTE(z, 1) * weight.w;
-                sums[r][1] += BYTE(x, 1) * weight.x + BYTE(y, 0) * weight.y + BYTE(y, 3) * weight.z + BYTE(z, 2) * weight.w;
-                sums[r][2] += BYTE(x, 2) * weight.x + BYTE(y, 1) * weight.y + BYTE(z, 0) * weight.z + BYTE(z, 3) * weight.w;
+                UNROLL
+                for (u32 c = 0; c < 3; ++c) {
+                    int sum = sums[r][c];
+                    sum += BYTE(four[c / 4], c % 4) * weight.x;
+                    sum += BYTE(four[(c + 3) / 4], (c + 3) % 4) * weight.y;
+                    sum += BYTE(four[(c + 6) / 4], (c + 6) % 4) * weight.z;
+                    sum += BYTE(four[(c + 9) / 4], (c + 9) % 4) * weight.w;
+                    sums[r][c] = sum;
+                }
             }
         }
         UNROLL

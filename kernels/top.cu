@@ -12,7 +12,7 @@ DEVICE int ahead(float value, u32 index, float than, u32 than_index) {
 }
 
 // logits [batch, classes]; class_out and probability_out [batch, k], by falling logit, equals by rising class. bad [batch]:
-// the first class whose logit is not finite, and then every class is NO_CLASS with probability 0; else -1. So are
+// the first class whose logit is not finite, and then every place has NO_CLASS and probability 0; else -1. So have
 // places beyond `classes`. probability = exp(logit - greatest) / sum of those, in f32, in an order that depends on
 // `classes` alone.
 KERNEL(convoy_top, (256), const float *RESTRICT logits, u32 *RESTRICT class_out, float *RESTRICT probability_out,
@@ -46,8 +46,9 @@ KERNEL(convoy_top, (256), const float *RESTRICT logits, u32 *RESTRICT class_out,
                 }
                 if (left == 1) {
                     found[0] = value[0];
-                    found[2] = INFINITE;
-                    found_index[0] = index[0];
+                    // Every finite logit is behind infinity, and none behind its opposite.
+                    found[2] = index[0] == NO_CLASS ? INFINITE : -INFINITE;
+                    found_index[0] = NO_CLASS;
                     bad[BLOCK_Y] = (int)index[0];
                 }
             }
@@ -73,7 +74,6 @@ KERNEL(convoy_top, (256), const float *RESTRICT logits, u32 *RESTRICT class_out,
             EACH_THREAD(t) {
                 float best = -INFINITE;
                 u32 best_index = NO_CLASS;
-                // With a logit that is not finite, found_index is its class and nothing is behind infinity.
                 for (u32 at = t; at < (u32)classes; at += 256) {
                     float logit = row[at];
                     if (!ahead(found[2], found_index[0], logit, at)) continue;

@@ -8,7 +8,7 @@
 //! | `tune` | which of the libraries' kernels is the fastest here and right |
 //! | `cudnn`, `cublaslt` | what the libraries have for a convolution |
 //! | [`ragged`] | pictures of many sizes laid out for one launch of the resize kernel |
-//! | [`source`] | the text of this crate's kernels |
+//! | [`source`] | the kernels' source and the shapes to launch them in |
 //! | [`error`] | what goes wrong |
 
 mod cublaslt;

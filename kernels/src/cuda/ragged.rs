@@ -262,10 +262,8 @@ fn most_lines(side: u32, pictures: u64, blocks: u32) -> u32 {
 /// tiles of about one size.
 fn tile(plan: &Plan, most: u32, shared_bytes: u32) -> Option<(u32, u32)> {
     let fitting = |limit: u32| {
-        (1..=most / 2).rev().map(|half| half * 2).find_map(|lines| {
-            let bytes = tile_bytes(plan, lines);
-            (bytes <= u64::from(limit)).then_some(lines)
-        })
+        let mut lines = (1..=most / 2).rev().map(|half| half * 2);
+        lines.find(|&lines| tile_bytes(plan, lines) <= u64::from(limit))
     };
     let lines = fitting(ROOMY_BYTES.min(shared_bytes)).or_else(|| fitting(shared_bytes))?;
     let even = plan.size().div_ceil(plan.size().div_ceil(lines)).next_multiple_of(2).min(lines);

@@ -1,8 +1,9 @@
 //! The kernels' source, one text for a compiler at run time or beforehand, and the shapes to launch them in. Owns no
 //! arithmetic: what a kernel computes stands in `kernels/*.cu`.
 //!
-//! The text needs no header and no option but the architecture. Contraction of multiplication and addition may be on:
-//! where bits matter the source says how to round. Fast-math must be off.
+//! The text needs no header and no option but the architecture, and so do the files one after another, `common.cuh`
+//! first. Contraction of multiplication and addition may be on: where bits matter the source says how to round. Fast-math
+//! must be off.
 //!
 //! Pointers are device addresses, 16-byte aligned unless said otherwise; `half` is the bits of an IEEE binary16. Every
 //! kernel with `batch` has a picture a block of `grid.y`, so a batch is at most 65535. Parameters, in order:
@@ -120,9 +121,8 @@ pub fn average_pool(batch: u32, channels: u32) -> Launch {
     Launch::each(u64::from(channels / 8), batch, 64)
 }
 
-/// `convoy_depthwise` to `[batch, out_height, out_width, channels]`. None for a kernel other than 3 or 5, a stride other
-/// than 1 or 2, or channels that are no multiple of eight: those are `convoy_convolution`'s, a channel at a time, or
-/// nobody's.
+/// `convoy_depthwise` to `[batch, out_height, out_width, channels]`. None for what it cannot: a kernel other than 3 or 5, a
+/// stride other than 1 or 2, channels that are no multiple of eight.
 #[must_use]
 pub fn depthwise(
     batch: u32,
