@@ -59,6 +59,7 @@ DEVICE f16 to_f16(float value) {
 typedef struct { u32 x, y, z, w; } __attribute__((aligned(16))) uint4;
 typedef struct { int x, y, z, w; } __attribute__((aligned(16))) int4;
 typedef struct { int x, y; } __attribute__((aligned(8))) int2;
+typedef struct { u32 x, y; } __attribute__((aligned(8))) uint2;
 
 // One a thread of the test, so that tests run side by side.
 static _Thread_local struct {
@@ -191,6 +192,13 @@ DEVICE uint4 words(u32 x, u32 y, u32 z, u32 w) {
     packed.y = y;
     packed.z = z;
     packed.w = w;
+    return packed;
+}
+
+DEVICE uint2 two_words(u32 x, u32 y) {
+    uint2 packed;
+    packed.x = x;
+    packed.y = y;
     return packed;
 }
 

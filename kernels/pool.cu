@@ -5,9 +5,11 @@
 #endif
 
 // in [batch, height, width, channels] to out [batch, out_height, out_width, channels]. Window (y, x) begins at row
-// y * stride - pad and is `kernel` wide and high; what lies outside the picture is not there. A NaN stays one.
+// y * stride - pad and is `kernel` wide and high; what lies outside the picture is not there. A NaN stays one. With `quads`
+// the input is [batch, height / 2, width / 2, 2, 2, channels]: what a convolution yields that makes two by two pixels at
+// a time.
 KERNEL(convoy_max_pool, (256), const f16 *RESTRICT in, f16 *RESTRICT out, int height, int width, int channels,
-       int out_height, int out_width, int kernel, int stride, int pad) {
+       int out_height, int out_width, int kernel, int stride, int pad, int quads) {
     EACH_BLOCK {
         EACH_THREAD(t) {
             u32 groups = (u32)channels / 8, index = BLOCK_X * THREADS + t;
@@ -21,7 +23,9 @@ KERNEL(convoy_max_pool, (256), const f16 *RESTRICT in, f16 *RESTRICT out, int he
             for (int y = top < 0 ? 0 : top; y < top + kernel && y < height; ++y) {
                 for (int x = left < 0 ? 0 : left; x < left + kernel && x < width; ++x) {
                     float seen[8];
-                    spread(picture[(u64)(u32)(y * width + x) * groups], seen);
+                    u32 at = (u32)(y * width + x);
+                    if (quads) at = (u32)(y / 2 * (width / 2) + x / 2) * 4 + (u32)(y % 2 * 2 + x % 2);
+                    spread(picture[(u64)at * groups], seen);
                     UNROLL
                     for (u32 i = 0; i < 8; ++i) best[i] = seen[i] <= best[i] || best[i] != best[i] ? best[i] : seen[i];
                 }

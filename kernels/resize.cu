@@ -129,11 +129,10 @@ DEVICE void rows_first(const u8 *pixels, Picture picture, const int *tables, u32
 // Output lines first .. first + count, from middle lines of which the first is source line first_line. A task is two
 // neighbouring cells along the first pass's axis: twelve bytes of each of two lines.
 DEVICE void second_pass(Picture picture, const int *tables, u32 side, u32 first, u32 count, u32 first_line,
-                        const u32 *middle, const f16 *values, f16 *out, u32 t) {
+                        const u32 *middle, const f16 *values, f16 *out, u32 block, u32 t) {
     const int2 *spans = (const int2 *)(tables + picture.second_spans);
     const u32 pitch = middle_pitch(side), cells = side / 2, pairs = (cells + 1) / 2;
     const u32 step = THREADS % pairs, jump = THREADS / pairs;
-    uint4 *picture_out = (uint4 *)out + (u64)picture.slot * cells * cells * 2;
     u32 pair = t % pairs, cell_line = t / pairs;
     while (cell_line * 2 < count) {
         u32 value[2][12];
@@ -161,13 +160,11 @@ DEVICE void second_pass(Picture picture, const int *tables, u32 side, u32 first,
             if (along >= cells) continue;
             const u32 *a = value[0] + c * 6, *b = value[1] + c * 6;
             if (picture.vertical) {
-                uint4 *to = picture_out + (along * cells + line) * 2;
-                to[0] = words(a[0] | a[1] << 16, a[2] | b[0] << 16, b[1] | b[2] << 16, a[3] | a[4] << 16);
-                to[1] = words(a[5] | b[3] << 16, b[4] | b[5] << 16, 0, 0);
+                store_quad(out, picture.slot, along, line, side, block, a[0] | a[1] << 16, a[2] | b[0] << 16,
+                           b[1] | b[2] << 16, a[3] | a[4] << 16, a[5] | b[3] << 16, b[4] | b[5] << 16);
             } else {
-                uint4 *to = picture_out + (line * cells + along) * 2;
-                to[0] = words(a[0] | a[1] << 16, a[2] | a[3] << 16, a[4] | a[5] << 16, b[0] | b[1] << 16);
-                to[1] = words(b[2] | b[3] << 16, b[4] | b[5] << 16, 0, 0);
+                store_quad(out, picture.slot, line, along, side, block, a[0] | a[1] << 16, a[2] | a[3] << 16,
+                           a[4] | a[5] << 16, b[0] | b[1] << 16, b[2] | b[3] << 16, b[4] | b[5] << 16);
             }
         }
         pair += step;
@@ -181,7 +178,8 @@ DEVICE void second_pass(Picture picture, const int *tables, u32 side, u32 first,
 
 // pixels: 4-byte aligned, readable 16 bytes behind every picture. work: what each block does, picture << 16 | tile.
 KERNEL(convoy_resize, (256, 3), const u8 *RESTRICT pixels, const Picture *RESTRICT pictures, const int *RESTRICT tables,
-       const u32 *RESTRICT work, f16 *RESTRICT out, int side, const float *RESTRICT norm) {
+       const u32 *RESTRICT work, f16 *RESTRICT out, int side, int block,
+       const float *RESTRICT norm) {
     EACH_BLOCK {
         f16 *values = SHARED(f16, 0);
         u8 *middle = SHARED(u8, MIDDLE_OFFSET);
@@ -200,7 +198,8 @@ KERNEL(convoy_resize, (256, 3), const u8 *RESTRICT pixels, const Picture *RESTRI
         }
         BARRIER;
         EACH_THREAD(t)
-            second_pass(picture, tables, (u32)side, first, count, first_line, (const u32 *)middle, values, out, t);
+            second_pass(picture, tables, (u32)side, first, count, first_line, (const u32 *)middle, values, out,
+                        (u32)block, t);
     }
 }
 

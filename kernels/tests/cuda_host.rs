@@ -65,14 +65,22 @@ fn rounded(value: f32) -> u16 {
     if value.is_nan() { 0x7fff } else { f16::from_f32(value).to_bits() }
 }
 
-/// Space to depth of pictures `[side, side, 3]` by `value(byte or float, colour)`.
-fn cells<T: Copy>(picture: &[T], side: usize, value: impl Fn(T, usize) -> u16) -> Vec<u16> {
-    let mut out = vec![0; side * side / 4 * 16];
+/// Space to depth of a picture `[side, side, 3]` by `value(byte or float, colour)`.
+fn cells<T: Copy>(picture: &[T], side: usize, block: usize, value: impl Fn(T, usize) -> u16) -> Vec<u16> {
+    let (across, channels) = (side / block, source::cell_channels(block));
+    let mut out = vec![0; across * across * channels];
     for (at, &of) in picture.iter().enumerate() {
         let (y, x, colour) = (at / 3 / side, at / 3 % side, at % 3);
-        out[((y / 2) * (side / 2) + x / 2) * 16 + (y % 2 * 2 + x % 2) * 3 + colour] = value(of, colour);
+        let quad = y % block / 2 * (block / 2) + x % block / 2;
+        let channel = quad * 12 + (y % 2 * 2 + x % 2) * 3 + colour;
+        out[((y / block) * across + x / block) * channels + channel] = value(of, colour);
     }
     out
+}
+
+/// Halves of a picture's cells.
+fn cell_halves(side: usize, block: usize) -> usize {
+    (side / block).pow(2) * source::cell_channels(block)
 }
 
 fn normalised(byte: u8, colour: usize) -> u16 {
@@ -81,22 +89,26 @@ fn normalised(byte: u8, colour: usize) -> u16 {
 
 #[test]
 fn bytes_are_packed_as_the_cpu_normalises_them() {
-    for (batch, side) in [(1, 16), (2, 2), (3, 30), (1, 224)] {
+    for (batch, side, block) in
+        [(1, 16, 2), (2, 2, 2), (3, 30, 2), (1, 224, 2), (2, 4, 4), (2, 36, 4), (1, 224, 4)]
+    {
         let pictures = pixels(side as u64, batch * side * side * 3);
         let (mut input, mut norm) = (Memory::of(&pictures), Memory::of(&NORM));
         let out = run!(source::pack_rgb8(batch as u32, side as u32), "convoy_pack_rgb8",
-            |out: u16| of batch * side * side * 4,
-            input.pointer() => P, out.pointer() => P, side as i32 => i32, norm.pointer() => P);
-        let expected: Vec<u16> =
-            pictures.chunks(side * side * 3).flat_map(|picture| cells(picture, side, normalised)).collect();
-        assert!(out == expected, "{batch} of {side}");
+            |out: u16| of batch * cell_halves(side, block),
+            input.pointer() => P, out.pointer() => P, side as i32 => i32, block as i32 => i32, norm.pointer() => P);
+        let expected: Vec<u16> = pictures
+            .chunks(side * side * 3)
+            .flat_map(|picture| cells(picture, side, block, normalised))
+            .collect();
+        assert!(out == expected, "{batch} of {side} by {block}");
     }
     // Every byte of every colour.
     let pictures: Vec<u8> = (0..32 * 32 * 3).map(|at| (at / 3) as u8).collect();
     let (mut input, mut norm) = (Memory::of(&pictures), Memory::of(&NORM));
     let out = run!(source::pack_rgb8(1, 32), "convoy_pack_rgb8", |out: u16| of 32 * 32 * 4,
-        input.pointer() => P, out.pointer() => P, 32 => i32, norm.pointer() => P);
-    assert!(out == cells(&pictures, 32, normalised));
+        input.pointer() => P, out.pointer() => P, 32 => i32, 2 => i32, norm.pointer() => P);
+    assert!(out == cells(&pictures, 32, 2, normalised));
 }
 
 /// Floats around every place where rounding to a half turns, and any other.
@@ -118,16 +130,18 @@ fn treacherous(count: usize) -> Vec<f32> {
 fn floats_are_rounded_to_the_nearest_half_and_ties_to_even() {
     let (batch, side) = (3, 208);
     let pictures = treacherous(batch * side * side * 3);
-    let mut input = Memory::of(&pictures);
-    let out = run!(source::pack_f32(batch as u32, side as u32), "convoy_pack_f32",
-        |out: u16| of batch * side * side * 4,
-        input.pointer() => P, out.pointer() => P, side as i32 => i32);
-    let expected: Vec<u16> = pictures
-        .chunks(side * side * 3)
-        .flat_map(|picture| cells(picture, side, |value, _| rounded(value)))
-        .collect();
-    let wrong = out.iter().zip(&expected).position(|(out, expected)| out != expected);
-    assert_eq!(wrong, None);
+    for block in [2, 4] {
+        let mut input = Memory::of(&pictures);
+        let out = run!(source::pack_f32(batch as u32, side as u32), "convoy_pack_f32",
+            |out: u16| of batch * cell_halves(side, block),
+            input.pointer() => P, out.pointer() => P, side as i32 => i32, block as i32 => i32);
+        let expected: Vec<u16> = pictures
+            .chunks(side * side * 3)
+            .flat_map(|picture| cells(picture, side, block, |value, _| rounded(value)))
+            .collect();
+        let wrong = out.iter().zip(&expected).position(|(out, expected)| out != expected);
+        assert_eq!(wrong, None, "cells of {block}");
+    }
 }
 
 /// Lays `sizes` out with gaps, resizes them in one launch and compares with the CPU. Slots run backwards.
@@ -138,11 +152,12 @@ fn resize(side: u32, limits: Limits, sizes: &[(u32, u32, Transform)]) -> Batch {
         .collect();
     let (mut buffer, mut pictures, mut expected) = (Vec::new(), Vec::new(), Vec::new());
     let slots = sizes.len() as u32 + 1;
+    let block = if side.is_multiple_of(4) { 4 } else { 2 };
     for (index, plan) in plans.iter().enumerate() {
         let source = pixels(index as u64 + 1, plan.width() as usize * plan.height() as usize * 3);
         let slot = slots - 1 - index as u32;
         pictures.push(Picture { plan, source: buffer.len() as u64, slot });
-        expected.push(cells(&plan.execute_portable(&source).unwrap(), side as usize, normalised));
+        expected.push(cells(&plan.execute_portable(&source).unwrap(), side as usize, block, normalised));
         buffer.extend(source);
         buffer.extend(std::iter::repeat_n(0x77, index % 5));
     }
@@ -154,10 +169,10 @@ fn resize(side: u32, limits: Limits, sizes: &[(u32, u32, Transform)]) -> Batch {
     let (mut buffer, mut descriptors) = (Memory::of(&buffer), Memory::of(&descriptors));
     let (mut tables, mut work, mut norm) =
         (Memory::of(&batch.tables), Memory::of(&batch.work), Memory::of(&NORM));
-    let picture = (side * side * 4) as usize;
+    let picture = cell_halves(side as usize, block);
     let out = run!(shape, "convoy_resize", |out: u16| of picture * slots as usize,
         buffer.pointer() => P, descriptors.pointer() => P, tables.pointer() => P, work.pointer() => P,
-        out.pointer() => P, side as i32 => i32, norm.pointer() => P);
+        out.pointer() => P, side as i32 => i32, block as i32 => i32, norm.pointer() => P);
     for (index, expected) in expected.iter().enumerate() {
         let slot = pictures[index].slot as usize;
         let out = &out[slot * picture..][..picture];
@@ -316,14 +331,26 @@ fn assert_near(out: f64, expected: f64, terms: usize, half: bool, what: &dyn std
     assert!((out - expected).abs() <= most, "{out} for {expected}: {what:?}");
 }
 
-fn max_pool(shape: Shape, input: &[u16]) -> Vec<u16> {
+/// `[batch, height, width, channels]` as `[batch, height / 2, width / 2, 2, 2, channels]`.
+fn in_quads(shape: Shape, input: &[u16]) -> Vec<u16> {
+    let Shape { height, width, channels, .. } = shape;
+    let mut out = vec![0; input.len()];
+    for (pixel, values) in input.chunks(channels).enumerate() {
+        let (picture, y, x) = (pixel / width / height, pixel / width % height, pixel % width);
+        let quad = (picture * height / 2 + y / 2) * (width / 2) + x / 2;
+        out[(quad * 4 + y % 2 * 2 + x % 2) * channels..][..channels].copy_from_slice(values);
+    }
+    out
+}
+
+fn max_pool(shape: Shape, input: &[u16], quads: bool) -> Vec<u16> {
     let Shape { batch, height, width, channels, out_height, out_width, kernel, stride, pad_top, .. } = shape;
     let mut memory = Memory::of(input);
     run!(source::max_pool(batch as u32, out_height as u32, out_width as u32, channels as u32),
         "convoy_max_pool", |out: u16| of batch * out_height * out_width * channels,
         memory.pointer() => P, out.pointer() => P, height as i32 => i32, width as i32 => i32,
         channels as i32 => i32, out_height as i32 => i32, out_width as i32 => i32, kernel as i32 => i32,
-        stride as i32 => i32, pad_top as i32 => i32)
+        stride as i32 => i32, pad_top as i32 => i32, i32::from(quads) => i32)
 }
 
 proptest! {
@@ -333,7 +360,10 @@ proptest! {
     fn max_pools_are_the_greatest(shape in shapes()) {
         let shape = Shape { pad_left: shape.pad_top, ..shape };
         let input = halves(1, shape.inputs());
-        let out = max_pool(shape, &input);
+        let out = max_pool(shape, &input, false);
+        if shape.height.is_multiple_of(2) && shape.width.is_multiple_of(2) {
+            prop_assert!(out == max_pool(shape, &in_quads(shape, &input), true));
+        }
         let outputs = shape.out_height * shape.out_width;
         for (at, &out) in out.iter().enumerate() {
             let (pixel, channel) = (at / shape.channels, at % shape.channels);
@@ -535,7 +565,7 @@ fn a_nan_is_not_clamped_or_pooled_away() {
             assert_eq!(wide(half).is_nan(), seen(at), "output {at}");
         }
     };
-    check(&max_pool(shape, &input));
+    check(&max_pool(shape, &input, false));
     let (mut memory, mut weight, mut bias) =
         (Memory::of(&input), Memory::of(&[one; 9 * 8]), Memory::of(&[0.0_f32; 8]));
     check(&run!(source::depthwise(1, 4, 4, 8, 3, 1).unwrap(), "convoy_depthwise", |out: u16| of 4 * 4 * 8,

@@ -142,13 +142,25 @@ pub(super) enum Search {
     Fallback,
 }
 
-/// A convolution as an operation graph.
+impl Search {
+    /// How its configurations are asked for.
+    fn mode(self) -> sys::cudnnBackendHeurMode_t {
+        match self {
+            Self::Heuristic => sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A,
+            Self::Fallback => sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_FALLBACK,
+        }
+    }
+}
+
+/// A convolution as an operation graph for a search.
 pub(super) struct Graph {
     handle: Arc<Handle>,
     graph: Descriptor,
+    search: Search,
     addend: bool,
 }
 
+/// A tensor in NHWC.
 fn tensor(
     id: i64,
     kind: sys::cudnnDataType_t,
@@ -156,10 +168,10 @@ fn tensor(
     virtually: bool,
 ) -> Result<Descriptor, CudaError> {
     let [_, c, h, w] = dims;
+    let strides = [h * w * c, 1, w * c, c];
     let tensor = Descriptor::new(Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?;
     tensor.set(Name::CUDNN_ATTR_TENSOR_DATA_TYPE, Type::CUDNN_TYPE_DATA_TYPE, &[kind])?;
     tensor.set(Name::CUDNN_ATTR_TENSOR_DIMENSIONS, Type::CUDNN_TYPE_INT64, &dims)?;
-    let strides = [h * w * c, 1, w * c, c];
     tensor.set(Name::CUDNN_ATTR_TENSOR_STRIDES, Type::CUDNN_TYPE_INT64, &strides)?;
     tensor.long(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID, id)?;
     tensor.long(Name::CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 16)?;
@@ -265,7 +277,7 @@ fn operations(problem: &Problem) -> Result<Vec<Descriptor>, CudaError> {
 impl Graph {
     /// # Errors
     /// The library cannot express the problem.
-    pub(super) fn new(handle: &Arc<Handle>, problem: &Problem) -> Result<Self, CudaError> {
+    pub(super) fn new(handle: &Arc<Handle>, problem: &Problem, search: Search) -> Result<Self, CudaError> {
         let operations = operations(problem)?;
         let graph = Descriptor::new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
         let all: Vec<&Descriptor> = operations.iter().collect();
@@ -273,15 +285,12 @@ impl Graph {
         let raw = handle.0.lock();
         graph.set(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Type::CUDNN_TYPE_HANDLE, &[raw.0])?;
         let graph = graph.finish("an operation graph")?;
-        Ok(Self { handle: handle.clone(), graph, addend: problem.addend })
+        Ok(Self { handle: handle.clone(), graph, search, addend: problem.addend })
     }
 
-    /// The configurations that a search yields, best first, at most `most`.
-    fn configurations(&self, search: Search, most: usize) -> Result<Vec<Descriptor>, CudaError> {
-        let mode = match search {
-            Search::Heuristic => sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A,
-            Search::Fallback => sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_FALLBACK,
-        };
+    /// The configurations that the search yields, best first, at most `most`.
+    fn configurations(&self, most: usize) -> Result<Vec<Descriptor>, CudaError> {
+        let mode = self.search.mode();
         let heuristic = Descriptor::new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
         heuristic.descriptors(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&self.graph])?;
         heuristic.set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, Type::CUDNN_TYPE_HEUR_MODE, &[mode])?;
@@ -305,19 +314,13 @@ impl Graph {
         Ok(configurations)
     }
 
-    /// The plans of a search that this GPU can run with at most `workspace` bytes beside its operands, each with its place
-    /// among the search's configurations; `wanted` picks the places that are tried.
-    pub(super) fn plans(
-        &self,
-        search: Search,
-        most: usize,
-        workspace: usize,
-        wanted: impl Fn(usize) -> bool,
-    ) -> Result<Vec<(usize, Plan)>, CudaError> {
-        let configurations = self.configurations(search, most)?;
-        let numbered = configurations.into_iter().enumerate().filter(|(at, _)| wanted(*at));
+    /// The plans that this GPU can run with at most `workspace` bytes beside its operands, of the search's best `most`
+    /// configurations, each with its place among them.
+    pub(super) fn plans(&self, most: usize, workspace: usize) -> Result<Vec<(usize, Plan)>, CudaError> {
+        let configurations = self.configurations(most)?.into_iter().enumerate();
         // A configuration that cannot be made into a plan is the library's way of saying that it does not fit.
-        let plans = numbered.filter_map(|(at, configuration)| Some((at, self.plan(configuration).ok()?)));
+        let plans =
+            configurations.filter_map(|(at, configuration)| Some((at, self.plan(configuration).ok()?)));
         Ok(plans.filter(|(_, plan)| plan.workspace <= workspace).collect())
     }
 
@@ -331,6 +334,53 @@ impl Graph {
         let workspace = plan.get_long(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?.max(0) as usize;
         drop(raw);
         Ok(Plan { plan, handle: self.handle.clone(), engine, workspace, addend: self.addend })
+    }
+}
+
+impl Plan {
+    /// The plan as text, compiled kernels included, where the library can write it.
+    pub(super) fn text(&self) -> Result<String, CudaError> {
+        let (name, kind) = (Name::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, Type::CUDNN_TYPE_CHAR);
+        let read = |wanted: i64, to: *mut c_void| {
+            let mut count = 0;
+            // SAFETY: `to` has room for as many bytes as are wanted, or is null with none wanted.
+            let status =
+                unsafe { sys::cudnnBackendGetAttribute(self.plan.0, name, kind, wanted, &mut count, to) };
+            check(status, "writing a plan").map(|()| count.max(0) as usize)
+        };
+        let mut text = vec![0u8; read(0, ptr::null_mut())?];
+        let length = read(text.len() as i64, text.as_mut_ptr().cast())?;
+        text.truncate(length);
+        while text.last() == Some(&0) {
+            text.pop();
+        }
+        let unreadable = |_| CudaError::Cudnn { call: "writing a plan", text: "it is no text".into() };
+        String::from_utf8(text).map_err(unreadable)
+    }
+
+    /// The plan that [`Plan::text`] wrote, for the same problem, GPU and library.
+    pub(super) fn read(
+        handle: &Arc<Handle>,
+        text: &str,
+        engine: i64,
+        addend: bool,
+        workspace: usize,
+    ) -> Result<Self, CudaError> {
+        let raw = handle.0.lock();
+        let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        plan.set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Type::CUDNN_TYPE_HANDLE, &[raw.0])?;
+        plan.set(
+            Name::CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION,
+            Type::CUDNN_TYPE_CHAR,
+            text.as_bytes(),
+        )?;
+        let plan = plan.finish("reading a plan")?;
+        let needs = plan.get_long(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?.max(0) as usize;
+        drop(raw);
+        if needs > workspace {
+            return Err(CudaError::Cudnn { call: "reading a plan", text: format!("it needs {needs} bytes") });
+        }
+        Ok(Self { plan, handle: handle.clone(), engine, workspace: needs, addend })
     }
 }
 

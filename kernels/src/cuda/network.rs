@@ -5,8 +5,8 @@
 //! threads are what lets copies in, kernels and copies out overlap. What a picture is and what classes are called is not
 //! known here.
 //!
-//! The first convolution moves by two pixels over three colours; its input is stored as cells of two by two pixels, so
-//! that it becomes one of stride 1 over 16 channels of which 12 are used: tensor cores want multiples of eight.
+//! The first convolution moves by two pixels over three colours, which is little for tensor cores: its input is stored as
+//! cells of several pixels, so that it becomes one of stride 1 over the cells' channels.
 
 #![allow(unsafe_code, reason = "launches on the GPU and copies, which take addresses")]
 
@@ -22,9 +22,6 @@ use super::error::{Context, CudaError};
 use super::problem::{Activation, Problem};
 use super::source;
 use super::tune::{self, Choices, Libraries, Tuned, Tuning, WORKSPACE};
-
-/// Channels of a cell of the input: two by two pixels of three colours, and zeros.
-const CELL: usize = 16;
 
 /// Most classes that [`Session::classify`] ranks on the GPU.
 pub const MAX_TOP: usize = source::MAX_TOP as usize;
@@ -112,7 +109,7 @@ pub struct Options {
 enum Kernel {
     Conv { problem: Problem, weight: usize, bias: usize, narrow_bias: usize },
     Depthwise { weight: usize, bias: usize, window: Window, activation: Activation },
-    MaxPool { window: Window },
+    MaxPool { window: Window, quads: bool },
     AveragePool,
 }
 
@@ -134,6 +131,7 @@ pub struct Network {
     /// Mean and standard deviation, `[2, 3]` f32.
     norm: Buffer,
     side: usize,
+    cells: Cells,
     classes: usize,
     buckets: Vec<usize>,
     tuned: HashMap<Problem, Tuned>,
@@ -199,41 +197,67 @@ fn channels_last(weight: &[f32], depth: usize, kernel: usize) -> Vec<f32> {
     weight.chunks_exact(depth * window).flat_map(filter).collect()
 }
 
-/// A window of stride 2 over pixels as one of stride 1 over cells of two by two: its side and padding before and after.
+/// A window of stride 2 over pixels as one of stride 1 over cells of `block` by `block` pixels: its side, its padding, and
+/// as many results in each cell as windows of stride 2 begin there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cells {
+    block: usize,
     kernel: usize,
     before: usize,
     after: usize,
 }
 
 impl Cells {
-    /// Pixel row `2y - pad + k` lies in cell row `y + (k - pad + 2 before) / 2 - before`.
-    fn of(window: Window, side: usize) -> Self {
-        let before = window.pad.div_ceil(2);
-        let kernel = (window.kernel - 1 + 2 * before - window.pad) / 2 + 1;
-        let (cells, outputs) = (side / 2, side.div_ceil(window.stride));
-        Self { kernel, before, after: (outputs + kernel - 1).saturating_sub(cells + before) }
+    /// Result row `block / 2 * y + p` reads pixel row `block * y + 2 p - pad + k`, which lies in cell row
+    /// `y + floor((2 p - pad + k) / block)`.
+    fn of(window: Window, block: usize) -> Self {
+        let before = window.pad.div_ceil(block);
+        let last = (block - 2 + window.kernel - 1 + before * block - window.pad) / block;
+        Self { block, kernel: last + 1, before, after: last.saturating_sub(before) }
     }
 
-    /// `[outputs, 3, kernel, kernel]` to `[outputs, cells, cells, 16]`.
+    /// Results of a cell along a side.
+    fn results(self) -> usize {
+        self.block / 2
+    }
+
+    fn channels(self) -> usize {
+        source::cell_channels(self.block)
+    }
+
+    /// `[outputs, 3, kernel, kernel]` to `[results, results, outputs, cells, cells, channels]`.
     fn weights(self, weight: &[f32], window: Window) -> Vec<f32> {
-        let (kernel, side) = (window.kernel, self.kernel);
+        let (kernel, side, block, channels) = (window.kernel, self.kernel, self.block, self.channels());
         let outputs = weight.len() / (3 * kernel * kernel);
-        let shift = 2 * self.before - window.pad;
-        let mut cells = vec![0.0; outputs * side * side * CELL];
-        for output in 0..outputs {
-            for colour in 0..3 {
-                for (y, x) in (0..kernel).flat_map(|y| (0..kernel).map(move |x| (y, x))) {
-                    let (row, column) = (y + shift, x + shift);
-                    let channel = ((row % 2) * 2 + column % 2) * 3 + colour;
-                    let cell = ((output * side + row / 2) * side + column / 2) * CELL + channel;
-                    cells[cell] = weight[((output * 3 + colour) * kernel + y) * kernel + x];
-                }
+        let filter = side * side * channels;
+        let mut cells = vec![0.0; self.results() * self.results() * outputs * filter];
+        for (at, &value) in weight.iter().enumerate() {
+            let (x, y) = (at % kernel, at / kernel % kernel);
+            let (colour, output) = (at / kernel / kernel % 3, at / kernel / kernel / 3);
+            for phase in 0..self.results() * self.results() {
+                let row = 2 * (phase / self.results()) + y + self.before * block - window.pad;
+                let column = 2 * (phase % self.results()) + x + self.before * block - window.pad;
+                let quad = row % block / 2 * self.results() + column % block / 2;
+                let channel = quad * 12 + (row % 2 * 2 + column % 2) * 3 + colour;
+                let cell = (row / block * side + column / block) * channels;
+                cells[(phase * outputs + output) * filter + cell + channel] = value;
             }
         }
         cells
     }
+}
+
+/// How the first convolution is computed: by quads of results where a max pooling follows, which can read those.
+fn entrance(steps: &[Step]) -> Result<Cells, CudaError> {
+    let Op::Conv { window, depthwise: false, .. } = steps[0].op else {
+        return Err(unfit("it does not begin with a convolution"));
+    };
+    let Place { height, width, channels, .. } = steps[0].input;
+    if window.stride != 2 || channels != 3 || height != width || height % 2 != 0 {
+        return Err(unfit("it does not begin with a convolution of stride 2 over a square RGB picture"));
+    }
+    let pooled = matches!(steps.get(1).map(|step| &step.op), Some(Op::MaxPool { .. }));
+    Ok(Cells::of(window, if pooled && height % 4 == 0 { 4 } else { 2 }))
 }
 
 impl Network {
@@ -253,7 +277,11 @@ impl Network {
         let mut packer = Packer::default();
         let last = steps.len().checked_sub(1).ok_or_else(|| unfit("it has no steps"))?;
         let (side, classes) = (steps[0].input.height, steps[last].output.channels);
-        let lower = |(at, step): (usize, &Step)| lower(step, at == 0, at == last, &mut packer);
+        let cells = entrance(steps)?;
+        let lower = |(at, step): (usize, &Step)| {
+            let role = Role { entrance: (at == 0).then_some(cells), quads: at == 1 && cells.results() == 2 };
+            lower(step, role, at == last, &mut packer)
+        };
         let steps: Vec<Lowered> = steps.iter().enumerate().map(lower).collect::<Result<_, _>>()?;
         let mut slots = slots.to_vec();
         for place in steps.iter().flat_map(|step| [step.input, step.output]) {
@@ -280,7 +308,8 @@ impl Network {
         let weights = device.upload(&packer.0)?;
         let norm: Vec<f32> = options.mean.iter().chain(&options.std).copied().collect();
         let norm = device.upload(&norm)?;
-        let network = Self { device, steps, slots, weights, norm, side, classes, buckets, tuned, tuning };
+        let network =
+            Self { device, steps, slots, weights, norm, side, cells, classes, buckets, tuned, tuning };
         Ok((Arc::new(network), choices))
     }
 
@@ -328,10 +357,18 @@ impl Network {
     }
 }
 
-fn lower(step: &Step, first: bool, last: bool, packer: &mut Packer) -> Result<Lowered, CudaError> {
+/// What is special of the first two steps.
+struct Role {
+    /// The first one reads cells.
+    entrance: Option<Cells>,
+    /// The second one reads quads of the first one's results.
+    quads: bool,
+}
+
+fn lower(step: &Step, role: Role, last: bool, packer: &mut Packer) -> Result<Lowered, CudaError> {
     let Step { ref op, mut input, addend, output } = *step;
     let kernel = match *op {
-        Op::MaxPool { window } => Kernel::MaxPool { window },
+        Op::MaxPool { window } => Kernel::MaxPool { window, quads: role.quads },
         Op::AveragePool => Kernel::AveragePool,
         Op::Conv { ref weight, ref bias, window, depthwise: true, activation } => {
             let taps = window.kernel * window.kernel;
@@ -361,30 +398,30 @@ fn lower(step: &Step, first: bool, last: bool, packer: &mut Packer) -> Result<Lo
                 addend: addend.is_some(),
                 wide: last,
             };
-            let weight = if first {
-                if stride != 2 || input.channels != 3 || input.height % 2 != 0 || input.width != input.height
-                {
-                    return Err(unfit("it does not begin with a convolution of stride 2 over RGB"));
+            let (weight, bias) = match role.entrance {
+                None => (channels_last(weight, input.channels, kernel), bias.clone()),
+                Some(cells) => {
+                    let across = input.height / cells.block;
+                    let phases = cells.results() * cells.results();
+                    input = Place { height: across, width: across, channels: cells.channels(), ..input };
+                    problem = Problem {
+                        height: across,
+                        width: across,
+                        channels: cells.channels(),
+                        out_height: across,
+                        out_width: across,
+                        outputs: phases * output.channels,
+                        kernel: cells.kernel,
+                        stride: 1,
+                        before: cells.before,
+                        after: cells.after,
+                        ..problem
+                    };
+                    (cells.weights(weight, window), bias.repeat(phases))
                 }
-                let cells = Cells::of(window, input.height);
-                let half = input.height / 2;
-                input = Place { slot: input.slot, height: half, width: half, channels: CELL };
-                problem = Problem {
-                    height: half,
-                    width: half,
-                    channels: CELL,
-                    kernel: cells.kernel,
-                    stride: 1,
-                    before: cells.before,
-                    after: cells.after,
-                    ..problem
-                };
-                cells.weights(weight, window)
-            } else {
-                channels_last(weight, input.channels, kernel)
             };
-            let (weight, narrow_bias) = (packer.half(&weight)?, packer.half(bias)?);
-            Kernel::Conv { problem, weight, bias: packer.float(bias), narrow_bias }
+            let (weight, narrow_bias) = (packer.half(&weight)?, packer.half(&bias)?);
+            Kernel::Conv { problem, weight, bias: packer.float(&bias), narrow_bias }
         }
     };
     Ok(Lowered { kernel, input, addend, output })
@@ -566,7 +603,7 @@ impl Session {
                         network.device.launch("convoy_depthwise", launch, &self.stream, &mut arguments)
                     }?;
                 }
-                Kernel::MaxPool { window } => {
+                Kernel::MaxPool { window, quads } => {
                     let mut arguments = [
                         Argument::Address(x),
                         Argument::Address(y),
@@ -578,6 +615,7 @@ impl Session {
                         int(window.kernel),
                         int(window.stride),
                         int(window.pad),
+                        Argument::Int(i32::from(quads)),
                     ];
                     let launch = source::max_pool(images, height, width, channels);
                     // SAFETY: as above.
@@ -743,7 +781,8 @@ impl Session {
     /// Normalises pictures into slot 0, each run of one kind by one launch.
     fn pack(&self, images: &[Image<'_>], stride: usize, offset: usize) -> Result<(), CudaError> {
         let network = &*self.network;
-        let half = network.side / 2;
+        let across = network.side / network.cells.block;
+        let halves = across * across * network.cells.channels();
         let is_bytes = |image: &Image<'_>| matches!(image, Image::Rgb8(_));
         let numbers = 3 * network.side * network.side;
         let mut at = 0;
@@ -754,18 +793,18 @@ impl Session {
             let alike = images[at..].iter().take_while(|image| is_bytes(image) == bytes).count();
             let count = if apart { 1 } else { alike };
             let from = Argument::Address(self.pixels.address + ((offset + at) * stride) as u64);
-            let to =
-                Argument::Address(self.arena[0].address + (at * half * half * source::CELL_BYTES) as u64);
-            let side = Argument::Int(network.side as i32);
+            let to = Argument::Address(self.arena[0].address + (2 * at * halves) as u64);
+            let [side, block] = [network.side, network.cells.block].map(|size| Argument::Int(size as i32));
             let (images, pixels) = (count as u32, network.side as u32);
             // SAFETY: the kernels' arguments; both buffers hold the largest bucket.
             unsafe {
                 if bytes {
-                    let mut arguments = [from, to, side, Argument::Address(network.norm.address)];
+                    let norm = Argument::Address(network.norm.address);
+                    let mut arguments = [from, to, side, block, norm];
                     let launch = source::pack_rgb8(images, pixels);
                     network.device.launch("convoy_pack_rgb8", launch, &self.stream, &mut arguments)
                 } else {
-                    let mut arguments = [from, to, side];
+                    let mut arguments = [from, to, side, block];
                     let launch = source::pack_f32(images, pixels);
                     network.device.launch("convoy_pack_f32", launch, &self.stream, &mut arguments)
                 }
@@ -810,33 +849,48 @@ mod tests {
     }
 
     #[test]
-    fn cells_of_two_by_two_pixels_make_the_same_convolution() {
+    fn a_convolution_over_cells_is_the_one_over_pixels() {
         let noise = |count: usize| (0..count).map(|at| ((at * 7919 % 113) as f32 - 56.0) / 16.0);
-        for (kernel, pad, side) in [(7, 3, 12), (3, 0, 10), (3, 1, 10), (5, 2, 8), (2, 0, 6)] {
+        for (kernel, pad, side, block) in [
+            (7, 3, 12, 2),
+            (7, 3, 12, 4),
+            (3, 0, 8, 2),
+            (3, 0, 8, 4),
+            (3, 1, 8, 4),
+            (5, 2, 8, 2),
+            (2, 0, 6, 2),
+        ] {
             let window = Window { kernel, stride: 2, pad };
             let (outputs, out) = (5, side / 2);
             let image: Vec<f32> = noise(side * side * 3).collect();
             let weight: Vec<f32> = noise(outputs * 3 * kernel * kernel).collect();
             let straight = channels_last(&weight, 3, kernel);
             let expected = convolve(&image, (side, 3), &straight, (kernel, 2, pad), out);
-            let cells = Cells::of(window, side);
-            let mut packed = vec![0.0; side * side / 4 * CELL];
+            let cells = Cells::of(window, block);
+            let (across, channels) = (side / block, cells.channels());
+            let mut packed = vec![0.0; across * across * channels];
             for (at, value) in image.iter().enumerate() {
                 let (y, x, colour) = (at / 3 / side, at / 3 % side, at % 3);
-                let channel = ((y % 2) * 2 + x % 2) * 3 + colour;
-                packed[((y / 2) * side / 2 + x / 2) * CELL + channel] = *value;
+                let quad = y % block / 2 * (block / 2) + x % block / 2;
+                let channel = quad * 12 + (y % 2 * 2 + x % 2) * 3 + colour;
+                packed[(y / block * across + x / block) * channels + channel] = *value;
             }
             let weight = cells.weights(&weight, window);
             let movement = (cells.kernel, 1, cells.before);
-            let found = convolve(&packed, (side / 2, CELL), &weight, movement, out);
-            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3), "{window:?} {cells:?}");
-            let reach = side / 2 + cells.before + cells.after;
-            assert!(out + cells.kernel - 1 <= reach, "{window:?} {cells:?}");
+            let found = convolve(&packed, (across, channels), &weight, movement, across);
+            let results = cells.results();
+            for (at, &expected) in expected.iter().enumerate() {
+                let (y, x, output) = (at / outputs / out, at / outputs % out, at % outputs);
+                let phase = y % results * results + x % results;
+                let cell = y / results * across + x / results;
+                let found = found[(cell * results * results + phase) * outputs + output];
+                assert!((found - expected).abs() < 1e-3, "{window:?} {cells:?} {y} {x} {output}");
+            }
+            assert_eq!(across + cells.before + cells.after + 1 - cells.kernel, across, "{cells:?}");
         }
-        assert_eq!(
-            Cells::of(Window { kernel: 7, stride: 2, pad: 3 }, 224),
-            Cells { kernel: 4, before: 2, after: 1 }
-        );
+        let stem = Window { kernel: 7, stride: 2, pad: 3 };
+        assert_eq!(Cells::of(stem, 4), Cells { block: 4, kernel: 3, before: 1, after: 1 });
+        assert_eq!(Cells::of(stem, 2), Cells { block: 2, kernel: 4, before: 2, after: 1 });
     }
 
     #[test]

@@ -10,10 +10,10 @@
 //!
 //! | kernel | parameters | [`Launch`] |
 //! |---|---|---|
-//! | `convoy_pack_rgb8` | `u8 *pixels, half *out, int side, float *norm` | [`pack_rgb8`] |
-//! | `convoy_pack_f32` | `float *pixels, half *out, int side` | [`pack_f32`] |
-//! | `convoy_resize` | `u8 *pixels, Descriptor *pictures, int *tables, u32 *work, half *out, int side, float *norm` | [`Batch::launch`](super::ragged::Batch::launch) |
-//! | `convoy_max_pool` | `half *in, half *out, int height, int width, int channels, int out_height, int out_width, int kernel, int stride, int pad` | [`max_pool`] |
+//! | `convoy_pack_rgb8` | `u8 *pixels, half *out, int side, int block, float *norm` | [`pack_rgb8`] |
+//! | `convoy_pack_f32` | `float *pixels, half *out, int side, int block` | [`pack_f32`] |
+//! | `convoy_resize` | `u8 *pixels, Descriptor *pictures, int *tables, u32 *work, half *out, int side, int block, float *norm` | [`Batch::launch`](super::ragged::Batch::launch) |
+//! | `convoy_max_pool` | `half *in, half *out, int height, int width, int channels, int out_height, int out_width, int kernel, int stride, int pad, int quads` | [`max_pool`] |
 //! | `convoy_average_pool` | `half *in, half *out, int pixels, int channels` | [`average_pool`] |
 //! | `convoy_depthwise` | `half *in, half *weight, float *bias, half *out, int height, int width, int channels, int out_height, int out_width, int kernel, int stride, int pad_top, int pad_left, float low, float high` | [`depthwise`] |
 //! | `convoy_convolution` | `half *in, half *weight, float *bias, half *addend, void *out, int out_is_f32, int height, int width, int channels, int filters, int out_height, int out_width, int kernel_height, int kernel_width, int stride, int pad_top, int pad_left, float low, float high` | [`convolution`] |
@@ -22,6 +22,7 @@
 //! | `convoy_top` | `float *logits, u32 *class_out, float *probability_out, int *bad, int classes, int k` | [`top`] |
 //!
 //! Activations and weights are NHWC and KRSC; pools and the depthwise convolution want channels in multiples of eight.
+//! `block` is the side of an input cell in pixels, 2 or 4 (`pack.cu`).
 //! `norm` is six floats: mean of red, green, blue, then standard deviation. `low` and `high` clamp and may be infinite.
 
 /// The whole source. It is CUDA C++ for the device and C (gnu11) for the host, where `name_host` stands for a kernel.
@@ -56,8 +57,11 @@ pub const KERNELS: [&str; 10] = [
     "convoy_top",
 ];
 
-/// Bytes of a cell of the network's input: 16 halves for 2 x 2 pixels.
-pub const CELL_BYTES: usize = 32;
+/// Halves of a cell of `block` by `block` pixels of the network's input.
+#[must_use]
+pub const fn cell_channels(block: usize) -> usize {
+    if block == 2 { 16 } else { 3 * block * block }
+}
 
 /// The most classes that `convoy_top` is asked for.
 pub const MAX_TOP: u32 = 32;

@@ -93,10 +93,20 @@ impl FromStr for Choice {
 }
 
 /// Choices with what each was measured to take, and for which GPU and libraries they hold.
+///
+/// As text: a line of what they hold for, then one line a convolution, with tabs between its name, the choice, its
+/// microseconds and, where a plan of cuDNN's was chosen, that plan.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Choices {
     identity: String,
-    found: HashMap<String, (String, f32)>,
+    found: HashMap<String, Kept>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Kept {
+    choice: String,
+    micros: f32,
+    plan: String,
 }
 
 impl Choices {
@@ -110,16 +120,17 @@ impl Choices {
         let mut lines = text.lines();
         let identity = lines.next().unwrap_or_default().to_owned();
         let line = |line: &str| {
-            let mut fields = line.split('\t');
-            let (problem, choice, time) = (fields.next()?, fields.next()?, fields.next()?);
-            Some((problem.to_owned(), (choice.to_owned(), time.parse().ok()?)))
+            let mut fields = line.splitn(4, '\t');
+            let (problem, choice, micros) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
+            let plan = fields.next().unwrap_or_default().to_owned();
+            Some((problem.to_owned(), Kept { choice: choice.to_owned(), micros, plan }))
         };
         Self { identity, found: lines.filter_map(line).collect() }
     }
 
-    fn of(&self, problem: &Problem) -> Option<(Choice, f32)> {
-        let (choice, time) = self.found.get(&problem.to_string())?;
-        Some((choice.parse().ok()?, *time))
+    fn of(&self, problem: &Problem) -> Option<(Choice, &Kept)> {
+        let kept = self.found.get(&problem.to_string())?;
+        Some((kept.choice.parse().ok()?, kept))
     }
 }
 
@@ -128,7 +139,9 @@ impl fmt::Display for Choices {
         writeln!(f, "{}", self.identity)?;
         let mut lines: Vec<_> = self.found.iter().collect();
         lines.sort_by(|a, b| a.0.cmp(b.0));
-        lines.iter().try_for_each(|(problem, (choice, time))| writeln!(f, "{problem}\t{choice}\t{time:.2}"))
+        lines.iter().try_for_each(|(problem, Kept { choice, micros, plan })| {
+            writeln!(f, "{problem}\t{choice}\t{micros:.2}\t{plan}")
+        })
     }
 }
 
@@ -231,6 +244,18 @@ pub(super) struct Libraries {
     plans: usize,
 }
 
+impl Tuned {
+    fn kept(&self) -> Kept {
+        let plan = match &*self.candidate {
+            // A plan that cannot be written is searched for again at the next start.
+            Candidate::Plan { plan, .. } => plan.text().unwrap_or_default(),
+            Candidate::Product(_) | Candidate::Plain => String::new(),
+        };
+        let plan = if plan.contains(['\n', '\t']) { String::new() } else { plan };
+        Kept { choice: self.candidate.choice().to_string(), micros: self.micros, plan }
+    }
+}
+
 /// How choosing went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tuning {
@@ -280,15 +305,24 @@ impl Libraries {
     /// Everything that may compute the problem.
     fn candidates(&self, problem: &Problem, cudnn: &Arc<cudnn::Handle>) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        if let Ok(graph) = Graph::new(cudnn, problem) {
-            for (search, most) in [(Search::Heuristic, self.plans), (Search::Fallback, FALLBACK)] {
-                let plans = graph.plans(search, most, WORKSPACE, |_| true).unwrap_or_default();
-                candidates.extend(plans.into_iter().map(|(place, plan)| Candidate::Plan {
-                    plan,
-                    search,
-                    place,
-                }));
-            }
+        let most = if problem.is_product() {
+            // cuBLASLt has these, too, and costs nothing to build.
+            self.plans.div_ceil(2)
+        } else if problem.batch == 1 {
+            // Long sums with few blocks: much depends on how a kernel is cut.
+            3 * self.plans
+        } else {
+            self.plans
+        };
+        let mut search = |search, most| {
+            let graph = Graph::new(cudnn, problem, search);
+            let plans = graph.and_then(|graph| graph.plans(most, WORKSPACE)).unwrap_or_default();
+            let found = plans.len();
+            candidates.extend(plans.into_iter().map(|(place, plan)| Candidate::Plan { plan, search, place }));
+            found
+        };
+        if search(Search::Heuristic, most) == 0 {
+            search(Search::Fallback, FALLBACK);
         }
         if let Some(handle) = &self.cublaslt {
             let products = cublaslt::products(handle, problem, PRODUCTS, WORKSPACE).unwrap_or_default();
@@ -299,21 +333,21 @@ impl Libraries {
     }
 
     /// The candidate of an earlier choice, if the libraries still have it.
-    fn chosen(&self, problem: &Problem, choice: Choice, cudnn: &Arc<cudnn::Handle>) -> Option<Candidate> {
-        match choice {
+    fn chosen(&self, problem: &Problem, known: &Choices, cudnn: &Arc<cudnn::Handle>) -> Option<Tuned> {
+        let (choice, kept) = known.of(problem)?;
+        let candidate = match choice {
             Choice::Plan { search, place, engine } => {
-                let graph = Graph::new(cudnn, problem).ok()?;
-                let plans = graph.plans(search, place + 1, WORKSPACE, |at| at == place).ok()?;
-                let (_, plan) = plans.into_iter().find(|(at, plan)| *at == place && plan.engine == engine)?;
-                Some(Candidate::Plan { plan, search, place })
+                let plan = cudnn::Plan::read(cudnn, &kept.plan, engine, problem.addend, WORKSPACE).ok()?;
+                Candidate::Plan { plan, search, place }
             }
             Choice::Product(algorithm) => {
                 let handle = self.cublaslt.as_ref()?;
                 let products = cublaslt::products(handle, problem, PRODUCTS, WORKSPACE).ok()?;
-                products.into_iter().find(|product| product.algorithm == algorithm).map(Candidate::Product)
+                Candidate::Product(products.into_iter().find(|product| product.algorithm == algorithm)?)
             }
-            Choice::Plain => Some(Candidate::Plain),
-        }
+            Choice::Plain => Candidate::Plain,
+        };
+        Some(Tuned { candidate: Arc::new(candidate), micros: kept.micros, among: 0 })
     }
 
     /// A kernel for each problem: the one chosen before where `known` has one for this GPU and these libraries, the fastest
@@ -350,8 +384,7 @@ impl Libraries {
                     bench.fastest(problem, candidates)?
                 }
             };
-            let line = (chosen.candidate.choice().to_string(), chosen.micros);
-            choices.found.insert(problem.to_string(), line);
+            choices.found.insert(problem.to_string(), chosen.kept());
             tuned.insert(*problem, chosen);
         }
         tuning.timing = began.elapsed();
@@ -371,10 +404,7 @@ impl Libraries {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(problem) = problems.get(at) else { return };
-                        let before = known.of(problem).and_then(|(choice, micros)| {
-                            let candidate = Arc::new(self.chosen(problem, choice, handle)?);
-                            Some(Built::Known(Tuned { candidate, micros, among: 0 }))
-                        });
+                        let before = self.chosen(problem, known, handle).map(Built::Known);
                         let done = before.unwrap_or_else(|| Built::Open(self.candidates(problem, handle)));
                         *built[at].lock() = Some(done);
                     }
