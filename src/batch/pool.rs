@@ -5,15 +5,15 @@
 use std::{
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 
 use super::{
     CostTable, Executor, Health,
     dispatcher::{Dispatcher, STUCK_AFTER},
-    queue::{JobError, Queue, Shared, Timing},
+    queue::{Arrival, Queue, Shared},
     scheduler::{Doubt, Worker},
 };
 use crate::metrics::QueueMetrics;
@@ -107,7 +107,7 @@ impl<E: Executor> Pool<E> {
                 before: before.clone(),
                 doubt: Doubt::default(),
             };
-            let farewell = Farewell { shared: shared.clone(), index };
+            let farewell = Farewell { shared: shared.clone(), arrivals: arrivals.clone(), index };
             let thread = thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
                 let _when_the_worker_is_gone = farewell;
                 worker.work();
@@ -118,18 +118,15 @@ impl<E: Executor> Pool<E> {
     }
 }
 
-/// Strikes a thread off the books when it ends, however it ends. Jobs that it leaves behind without anybody to run them are
-/// answered.
+/// Strikes a thread off the books when it ends, however it ends.
 struct Farewell<E: Executor> {
     shared: Arc<Shared<E>>,
+    arrivals: Receiver<Arrival<E>>,
     index: usize,
 }
 
 impl<E: Executor> Drop for Farewell<E> {
     fn drop(&mut self) {
-        let orphans = self.shared.dispatcher.lock().lose(Instant::now(), self.index);
-        for job in orphans {
-            job.route.answer(Err(JobError::Stopped), Timing::default());
-        }
+        self.shared.lose(self.index, &self.arrivals);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use super::{CostTable, Executor, Refusal, Terms, dispatcher::Dispatcher, lineup::Place};
@@ -91,9 +91,30 @@ pub(super) struct Shared<E: Executor> {
     pub(super) metrics: QueueMetrics,
     capacity: usize,
     workers: usize,
+    /// Threads that have not ended. Held while a job is sent, so that none is sent once the last has ended.
+    alive: RwLock<usize>,
 }
 
 impl<E: Executor> Shared<E> {
+    /// Thread `index`, which received from `arrivals`, has ended. Jobs that it leaves behind without anybody to run them are
+    /// answered, be they in the line or on their way to it.
+    pub(super) fn lose(&self, index: usize, arrivals: &Receiver<Arrival<E>>) {
+        let mut alive = self.alive.write();
+        *alive -= 1;
+        let deserted = *alive == 0;
+        drop(alive);
+        let mut dispatcher = self.dispatcher.lock();
+        if deserted {
+            // The channel would keep them for as long as there is a queue to send on.
+            take_in(&mut dispatcher, arrivals.try_iter());
+        }
+        let orphans = dispatcher.lose(Instant::now(), index);
+        drop(dispatcher);
+        for job in orphans {
+            job.route.answer(Err(JobError::Stopped), Timing::default());
+        }
+    }
+
     /// Updates the gauges.
     pub(super) fn sample(&self) {
         let now = Instant::now();
@@ -156,7 +177,13 @@ impl<E: Executor> Queue<E> {
         // Every job has a seat, so there is room for one unless owners have left.
         let (intake, arrivals) = bounded(capacity);
         let dispatcher = Mutex::new(dispatcher);
-        let shared = Arc::new(Shared { dispatcher, metrics, capacity, workers: workers.max(1) });
+        let shared = Arc::new(Shared {
+            dispatcher,
+            metrics,
+            capacity,
+            workers: workers.max(1),
+            alive: RwLock::new(workers),
+        });
         (Self { shared: shared.clone(), intake }, shared, arrivals)
     }
 
@@ -206,6 +233,18 @@ impl<E: Executor> Queue<E> {
         Ok(places.into_iter().map(|place| Seat { queue: self.clone(), place: Some(place) }).collect())
     }
 
+    /// Sends a job to the threads. One that nobody takes is dropped, and its ticket then says `Stopped`.
+    fn send(&self, arrival: Arrival<E>) {
+        let alive = self.shared.alive.read();
+        if *alive == 0 {
+            return;
+        }
+        if let Err(TrySendError::Full(arrival)) = self.intake.try_send(arrival) {
+            // Jobs whose owners have left and given their seats back may still be on their way.
+            take_in(&mut self.shared.dispatcher.lock(), [arrival]);
+        }
+    }
+
     fn count_refused(&self, refusal: &Refusal, count: usize) {
         let counter = match refusal {
             Refusal::Full { .. } => &self.shared.metrics.refused_full,
@@ -244,11 +283,7 @@ impl<E: Executor> Seat<E> {
         let place = self.place.take().expect("bug: a seat is submitted once");
         let (reply, answer) = oneshot::channel();
         let route = Route { deadline: place.deadline(), submitted: Instant::now(), reply };
-        if let Err(TrySendError::Full(arrival)) = self.queue.intake.try_send((place, Job { input, route })) {
-            // Jobs whose owners have left and given their seats back may still be on their way.
-            take_in(&mut self.queue.shared.dispatcher.lock(), [arrival]);
-        }
-        // A job that nobody takes is dropped, and its ticket then says `Stopped`.
+        self.queue.send((place, Job { input, route }));
         Ticket { answer, shared: self.queue.shared.clone(), place, answered: false }
     }
 }
@@ -312,6 +347,8 @@ impl<E: Executor> Drop for Ticket<E> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::{
         batch::{Results, dispatcher::Turn},
@@ -392,10 +429,17 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_finds_nobody_gives_its_seat_back() {
-        let (queue, _shared, arrivals) = queue(1);
-        drop(arrivals);
-        assert_eq!(queue.admit(&soon()).unwrap().submit(1).wait(), Err(JobError::Stopped));
+    fn jobs_that_find_nobody_give_their_seats_back() {
+        let (queue, shared, arrivals) = queue(3);
+        let [waiting, sent, coming] = queue.admit_many(&soon(), 3).unwrap().try_into().unwrap();
+        let waiting = waiting.submit(1);
+        take_in(&mut shared.dispatcher.lock(), arrivals.try_iter());
+        let sent = sent.submit(2);
+        shared.lose(0, &arrivals);
+        for ticket in [waiting, sent, coming.submit(3)] {
+            let answer = ticket.now_or_never().map(|(answer, _)| answer);
+            assert_eq!(answer, Some(Err(JobError::Stopped)), "nobody waits for a thread that has ended");
+        }
         assert_eq!(queue.depth(), 0);
     }
 

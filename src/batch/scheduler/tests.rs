@@ -7,11 +7,12 @@ use std::{
 };
 
 use crossbeam_channel::{bounded, unbounded};
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    batch::{CostTable, Pool, Queue, Refusal, Results, Terms, Ticket, Trouble, Workers, start},
+    batch::{CostTable, Pool, Queue, Refusal, Results, Seat, Terms, Ticket, Trouble, Workers, start},
     metrics::Metrics,
 };
 
@@ -284,6 +285,21 @@ fn fragile(threads: usize) -> Fragiles {
     (queue, workers, executor, seen)
 }
 
+/// One fragile thread with a fault `before` each execution.
+fn rigged(stuck_after: Duration, before: Before<Fragile>) -> (Queue<Fragile>, Workers) {
+    let (ran, _seen) = unbounded();
+    let pool = Pool {
+        name: "test",
+        executors: vec![Fragile { broken: Arc::default(), ran }],
+        capacity: 16,
+        costs: CostTable::unmeasured(1),
+        metrics: Metrics::new().queue("test"),
+        stuck_after,
+        before: Some(before),
+    };
+    pool.start().unwrap()
+}
+
 /// Waits, without an end of its own, until the pool is as `wanted`.
 fn until(workers: &Workers, wanted: impl Fn(Option<Trouble>) -> bool) {
     while !wanted(workers.health().trouble(Instant::now())) {
@@ -339,6 +355,26 @@ fn a_thread_that_ends_leaves_nobody_waiting() {
 }
 
 #[test]
+fn nor_does_it_forget_what_was_sent_meanwhile() {
+    let (seats, seat) = bounded::<Seat<Fragile>>(1);
+    let (tickets, ticket) = bounded(1);
+    let before: Before<Fragile> = Arc::new(move |_| {
+        tickets.send(seat.recv().unwrap().submit(4)).unwrap();
+        panic::panic_any(Twice)
+    });
+    let (queue, workers) = rigged(Duration::from_secs(60), before);
+    seats.send(queue.admit(&far()).unwrap()).unwrap();
+    let held = queue.admit(&far()).unwrap().submit(2);
+    let sent = ticket.recv().unwrap();
+    workers.join();
+    for ticket in [held, sent] {
+        let answer = ticket.now_or_never().map(|(answer, _)| answer);
+        assert_eq!(answer, Some(Err(JobError::Stopped)), "the thread has ended, and so has the wait for it");
+    }
+    assert_eq!(queue.depth(), 0);
+}
+
+#[test]
 fn with_a_thread_less_the_others_go_on() {
     let (queue, workers, ..) = fragile(2);
     assert_eq!(queue.admit(&far()).unwrap().submit(13).wait(), Err(JobError::Stopped));
@@ -358,17 +394,7 @@ fn a_stuck_batch_closes_the_door_until_it_ends() {
         }
         Ok(())
     });
-    let (ran, _seen) = unbounded();
-    let pool = Pool {
-        name: "test",
-        executors: vec![Fragile { broken: Arc::default(), ran }],
-        capacity: 16,
-        costs: CostTable::unmeasured(1),
-        metrics: Metrics::new().queue("test"),
-        stuck_after: Duration::from_millis(20),
-        before: Some(before),
-    };
-    let (queue, workers) = pool.start().unwrap();
+    let (queue, workers) = rigged(Duration::from_millis(20), before);
     let stuck = queue.admit(&far()).unwrap().submit(2);
     let behind = queue.admit(&far()).unwrap().submit(4);
     until(&workers, |trouble| matches!(trouble, Some(Trouble::Stuck { .. })));
