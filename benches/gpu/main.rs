@@ -7,17 +7,20 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use convoy::image::Prepared;
+use convoy::image::{DecodeOptions, Prepared, Transform};
 use convoy::vision::cpu::CpuOptions;
 use convoy::vision::random::{Recipe, Stream};
 use convoy::vision::{
     Arch, Checkpoint, CpuEngine, CudaEngine, CudaModel, CudaOptions, Engine, INPUT_SIZE, Picture,
 };
-use kernels::cuda::Device;
+use kernels::Plan;
+use kernels::cuda::nvjpeg::{Backend, Library, scan};
+use kernels::cuda::{Device, Image, Jpegs};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -31,6 +34,12 @@ enum Part {
     Layers,
     /// Images a second and milliseconds a batch.
     Speed,
+    /// Pictures of other sizes to the network's input, on the GPU.
+    Preprocess,
+    /// JPEGs of the folder PHOTOS, by the GPU's engine and by the processor.
+    Decode,
+    /// All of these in one process, so that kernels are chosen once; each part's JSON goes beside --json.
+    All,
     /// Writes a seeded checkpoint of ResNet-152, for machines that have no weights.
     Random,
 }
@@ -99,42 +108,63 @@ fn main() -> Result<(), Failure> {
             "convoy": env!("CARGO_PKG_VERSION"),
         },
     });
-    let figures = match arguments.part {
-        Part::Check => check(&arguments, device)?,
-        Part::Layers => layers(&arguments, device)?,
-        Part::Speed => speed(&arguments, device)?,
-        Part::Random => unreachable!("it returned"),
+    let parts = match arguments.part {
+        Part::All => vec![Part::Check, Part::Speed, Part::Layers, Part::Preprocess, Part::Decode],
+        part => vec![part],
     };
-    let mut all = found;
-    if let (Value::Object(all), Value::Object(figures)) = (&mut all, figures) {
-        all.extend(figures);
+    let mut model = match parts.as_slice() {
+        [Part::Decode] => None,
+        parts => Some(model(&arguments, device.clone(), parts)?),
+    };
+    let mut wrong = false;
+    for part in &parts {
+        let figures = match (part, model.as_mut()) {
+            (Part::Check, Some(model)) => check(&arguments, model),
+            (Part::Layers, Some(model)) => layers(&arguments, model),
+            (Part::Speed, Some(model)) => speed(&arguments, model),
+            (Part::Preprocess, Some(model)) => preprocess(model),
+            (Part::Decode, _) => decode(&device),
+            _ => continue,
+        };
+        let figures = match figures {
+            Ok(figures) => figures,
+            Err(error) if parts.len() > 1 => {
+                println!("failed: {error}");
+                wrong = true;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        wrong |= figures["right"] == json!(false);
+        let mut all = found.clone();
+        if let (Value::Object(all), Value::Object(figures)) = (&mut all, figures) {
+            all.extend(figures);
+        }
+        if let Some(file) = &arguments.json {
+            let name = part.to_possible_value().map(|value| format!("{}.json", value.get_name()));
+            let file =
+                if parts.len() > 1 { file.with_file_name(name.unwrap_or_default()) } else { file.clone() };
+            std::fs::write(file, serde_json::to_string_pretty(&all)?)?;
+        }
     }
-    if let Some(file) = &arguments.json {
-        std::fs::write(file, serde_json::to_string_pretty(&all)?)?;
-    }
-    if all["right"] == json!(false) {
-        return Err("the engine is wrong".into());
-    }
-    Ok(())
+    if wrong { Err("something is wrong: see above".into()) } else { Ok(()) }
 }
 
-fn model(
-    arguments: &Arguments,
-    device: Arc<Device>,
-    buckets: &[usize],
-    sessions: usize,
-) -> Result<CudaModel, Failure> {
+fn model(arguments: &Arguments, device: Arc<Device>, parts: &[Part]) -> Result<CudaModel, Failure> {
     let started = Instant::now();
-    let mut buckets = buckets.to_vec();
+    let mut buckets = if arguments.small { vec![1, 2] } else { arguments.batches.clone() };
     buckets.push(1);
     buckets.sort_unstable();
     buckets.dedup();
-    let (threads, plans) = (std::thread::available_parallelism()?.get(), arguments.plans);
+    let sessions = match parts.contains(&Part::Speed) {
+        true => arguments.sessions.iter().copied().max().unwrap_or(1),
+        false => 1,
+    };
     let options = CudaOptions {
         buckets: buckets.clone(),
         sessions,
-        threads,
-        plans,
+        threads: std::thread::available_parallelism()?.get(),
+        plans: arguments.plans,
         choices: arguments.choices.clone(),
     };
     let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;
@@ -227,14 +257,13 @@ impl std::fmt::Display for Agreement {
     }
 }
 
-fn check(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
-    let (count, buckets) = if arguments.small { (3, vec![1, 2]) } else { (41, vec![1, 8, 32]) };
+fn check(arguments: &Arguments, model: &mut CudaModel) -> Result<Value, Failure> {
+    let count = if arguments.small { 3 } else { 41 };
     let pictures: Vec<Picture> = (0..count).map(picture).collect();
     let pictures: Vec<&Picture> = pictures.iter().collect();
     let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;
     let options = CpuOptions { max_batch: 8, threads: std::thread::available_parallelism()?.get() };
     let expected = CpuEngine::new(&mut checkpoint, options)?.forward(&pictures)?;
-    let mut model = model(arguments, device, &buckets, 1)?;
     let engine = &mut model.engines[0];
     let classes = engine.classes();
     let logits = engine.forward(&pictures).map_err(whole)?;
@@ -256,7 +285,12 @@ fn check(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
     });
     let ranks = ranks.count();
     println!("rankings that are those of the logits: {ranks} of {count}");
+    let resized = resizes(engine)?;
+    println!(
+        "pictures resized on the GPU with the logits of those resized on the CPU, bit for bit: {resized}"
+    );
     let mut figures = agreement.json(count);
+    figures["resized_alike"] = json!(resized);
     figures["repeatable"] = json!(again == logits);
     figures["rankings_right"] = json!(ranks);
     if let Some(file) = &arguments.reference {
@@ -276,12 +310,163 @@ fn check(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
         println!("{} pictures against PyTorch in f32: {agreement}", pictures.len());
         figures["pytorch"] = agreement.json(pictures.len());
     }
-    figures["right"] = json!(agreement.error < 5e-3 && ranks == count);
+    figures["right"] = json!(agreement.error < 5e-3 && ranks == count && resized);
     Ok(figures)
 }
 
-fn layers(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
-    let model = model(arguments, device, &arguments.batches, 1)?;
+/// A picture of another size than the network's, noise over a gradient.
+fn photo(index: usize, width: u32, height: u32) -> Vec<u8> {
+    let noise = Stream::new(&format!("photo.{index}"), 0, 3 * (width * height) as usize).uniform(0.0, 60.0);
+    let across = |at: usize| (at / 3 % width as usize * 190 / width as usize) as f32;
+    noise.into_iter().enumerate().map(|(at, noise)| (noise + across(at)) as u8).collect()
+}
+
+/// Whether pictures that the GPU resizes get the logits, to the last bit, of those that the CPU resizes.
+fn resizes(engine: &mut CudaEngine) -> Result<bool, Failure> {
+    let sizes = [(640, 480), (500, 375), (375, 500), (224, 224), (1200, 900), (100, 60), (90, 900)];
+    let photos: Vec<(Vec<u8>, u32, u32)> =
+        sizes.iter().enumerate().map(|(at, &(w, h))| (photo(at, w, h), w, h)).collect();
+    let plan = |&(_, w, h): &(Vec<u8>, u32, u32)| Plan::new(w, h, Transform::RESIZE_CROP, INPUT_SIZE);
+    let plans: Vec<Plan> = photos.iter().map(plan).collect::<Result<_, _>>()?;
+    let squares: Vec<Vec<u8>> =
+        photos.iter().zip(&plans).map(|(photo, plan)| plan.execute(&photo.0)).collect::<Result<_, _>>()?;
+    let raw: Vec<Image<'_>> =
+        photos.iter().zip(&plans).map(|(photo, plan)| Image::Picture { pixels: &photo.0, plan }).collect();
+    let ready: Vec<Image<'_>> = squares.iter().map(|square| Image::Rgb8(square)).collect();
+    let session = engine.session();
+    Ok(session.logits(&raw)? == session.logits(&ready)?)
+}
+
+fn preprocess(model: &mut CudaModel) -> Result<Value, Failure> {
+    let most = model.max_batch();
+    let session = model.engines[0].session();
+    let mut lines = Vec::new();
+    for (width, height) in [(500, 375), (640, 480), (1280, 960)] {
+        let plan = Plan::new(width, height, Transform::RESIZE_CROP, INPUT_SIZE)?;
+        for batch in [1, 8, 32, 64].into_iter().filter(|&batch| batch <= most) {
+            let photos: Vec<Vec<u8>> = (0..batch.min(8)).map(|at| photo(at, width, height)).collect();
+            let pictures: Vec<(&[u8], &Plan)> =
+                (0..batch).map(|at| (photos[at % photos.len()].as_slice(), &plan)).collect();
+            let Ok(micros) = session.time_resize(&pictures, 50) else { continue };
+            let each = f64::from(micros) / batch as f64;
+            println!("resize, crop, normalise {width}x{height}, batch {batch}: {each:.3} us a picture");
+            lines.push(json!({
+                "what": format!("{width}x{height}, batch {batch}"), "us_per_image": each,
+            }));
+        }
+        let (photo, began, count) = (photo(0, width, height), Instant::now(), 50);
+        (0..count).try_for_each(|_| plan.execute(&photo).map(drop))?;
+        let micros = began.elapsed().as_secs_f64() * 1e6 / f64::from(count);
+        println!("the same on one core: {micros:.0} us a picture");
+        lines.push(json!({ "what": format!("{width}x{height}, one core"), "us_per_image": micros }));
+    }
+    Ok(json!({ "preprocess": lines }))
+}
+
+/// Pictures a second of `decode`, called with the pictures' numbers on as many threads, for a second.
+fn rate(threads: usize, decode: impl Fn(usize) + Sync) -> f64 {
+    let (next, began) = (AtomicUsize::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while began.elapsed().as_secs_f64() < 1.0 {
+                    decode(next.fetch_add(1, Ordering::Relaxed));
+                }
+            });
+        }
+    });
+    next.into_inner() as f64 / began.elapsed().as_secs_f64()
+}
+
+fn decode(device: &Arc<Device>) -> Result<Value, Failure> {
+    let folder = std::env::var("PHOTOS").map_err(|_| "PHOTOS names no folder of JPEGs")?;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let jpegs: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+    let options = DecodeOptions { max_pixels: 50_000_000, max_memory: 1 << 30, apply_orientation: true };
+    let mut lines = Vec::new();
+    let mut line = |what: String, rate: f64| {
+        println!("{what}: {rate:.0} JPEGs/s");
+        lines.push(json!({ "what": what, "images_per_s": rate }));
+    };
+    let cores = std::thread::available_parallelism()?.get();
+    for threads in [1, cores] {
+        let rate = rate(threads, |at| {
+            convoy::image::decode(&jpegs[at % jpegs.len()], &options).expect("a JPEG");
+        });
+        line(format!("CPU, {threads} threads"), rate);
+    }
+    for threads in [1, cores] {
+        let rate = rate(threads, |at| {
+            let jpeg = &jpegs[at % jpegs.len()];
+            convoy::image::prepare(jpeg, &options, Transform::RESIZE_CROP, INPUT_SIZE).expect("a JPEG");
+        });
+        line(format!("CPU, decoded and resized, {threads} threads"), rate);
+    }
+    let library = match Library::open() {
+        Ok(library) => library,
+        Err(error) => {
+            println!("{error}");
+            return Ok(json!({ "decode": lines, "nvjpeg": error.to_string() }));
+        }
+    };
+    let able = jpegs.iter().filter(|jpeg| scan(jpeg).is_ok_and(|traits| traits.refusal().is_none())).count();
+    println!("nvJPEG {:?}; {able} of {} JPEGs are the engine's", library.version(), jpegs.len());
+    let mut apart = None;
+    for backend in [Backend::Hardware, Backend::Cuda] {
+        for (batch, decoders) in [(16, 1), (64, 1), (64, 2), (128, 1)] {
+            let measured = nvjpeg(device, &library, backend, &jpegs, (batch, decoders));
+            match measured {
+                Ok((rate, distance)) => {
+                    apart = apart.or(Some(distance));
+                    line(format!("nvJPEG {backend:?}, batch {batch}, {decoders} decoders"), rate);
+                }
+                Err(error) => println!("nvJPEG {backend:?}, batch {batch}, {decoders} decoders: {error}"),
+            }
+        }
+    }
+    println!("mean distance of nvJPEG's bytes from the CPU decoder's: {apart:?}");
+    Ok(json!({ "decode": lines, "nvjpeg": format!("{:?}", library.version()), "mean_distance": apart }))
+}
+
+/// JPEGs a second of as many decoders side by side, and how far the first picture's bytes are from the CPU's, on average.
+fn nvjpeg(
+    device: &Arc<Device>,
+    library: &Library,
+    backend: Backend,
+    jpegs: &[Vec<u8>],
+    (batch, decoders): (usize, usize),
+) -> Result<(f64, f64), Failure> {
+    let make = |_| Jpegs::new(device, library, backend, batch, batch << 20);
+    let mut all: Vec<Jpegs> = (0..decoders).map(make).collect::<Result<_, _>>()?;
+    let batch: Vec<&[u8]> = (0..batch).map(|at| jpegs[at % jpegs.len()].as_slice()).collect();
+    let decoded = all[0].decode(&batch)?;
+    let options = DecodeOptions { max_pixels: 50_000_000, max_memory: 1 << 30, apply_orientation: false };
+    let expected = convoy::image::decode(batch[0], &options)?.pixels;
+    let found = all[0].pixels(decoded[0])?;
+    let apart: f64 = found.iter().zip(&expected).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum();
+    let began = Instant::now();
+    let counts: Vec<usize> = std::thread::scope(|scope| {
+        let run = |jpegs| {
+            let batch = &batch;
+            scope.spawn(move || {
+                let jpegs: &mut Jpegs = jpegs;
+                let mut count = 0;
+                while began.elapsed().as_secs_f64() < 1.0 {
+                    jpegs.decode(batch).expect("a batch that was decoded before");
+                    count += batch.len();
+                }
+                count
+            })
+        };
+        let threads: Vec<_> = all.iter_mut().map(run).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+    });
+    let rate = counts.iter().sum::<usize>() as f64 / began.elapsed().as_secs_f64();
+    Ok((rate, apart / expected.len().max(1) as f64))
+}
+
+fn layers(arguments: &Arguments, model: &CudaModel) -> Result<Value, Failure> {
     let mut lines = Vec::new();
     let mut sums: Vec<(usize, f64, f64)> = Vec::new();
     println!("{:<44} {:>5} {:>9} {:>9} {:>6}  kernel", "layer", "count", "us", "roofline", "share");
@@ -317,9 +502,7 @@ fn layers(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> 
     Ok(json!({ "layers": lines }))
 }
 
-fn speed(arguments: &Arguments, device: Arc<Device>) -> Result<Value, Failure> {
-    let most = arguments.sessions.iter().copied().max().unwrap_or(1);
-    let mut model = model(arguments, device, &arguments.batches, most)?;
+fn speed(arguments: &Arguments, model: &mut CudaModel) -> Result<Value, Failure> {
     let mut lines = Vec::new();
     for &batch in &arguments.batches {
         for &sessions in &arguments.sessions {

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernels::cuda::network::{self, MAX_TOP, Network, Op as CudaOp, Place, Window as CudaWindow};
+use kernels::cuda::network::{self, Network, Op as CudaOp, Place, Window as CudaWindow};
+use kernels::cuda::session::MAX_TOP;
 use kernels::cuda::{Activation as CudaActivation, Choices, Device, Image, Layer, Ranked, Session, Tuning};
 
 use super::arch::Activation;

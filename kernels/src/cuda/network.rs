@@ -1,30 +1,17 @@
-//! A network on one GPU: its steps lowered to kernels that were chosen by measurement, its weights, and sessions that run
-//! batches of it.
-//!
-//! A session is one batch at a time with memory, a stream and recorded graphs of its own; several sessions on several
-//! threads are what lets copies in, kernels and copies out overlap. What a picture is and what classes are called is not
-//! known here.
+//! A network on one GPU: its steps lowered to kernels that were chosen by measurement, and its weights. What runs batches
+//! of it is `session`'s.
 //!
 //! The first convolution moves by two pixels over three colours, which is little for tensor cores: its input is stored as
 //! cells of several pixels, so that it becomes one of stride 1 over the cells' channels.
 
-#![allow(unsafe_code, reason = "launches on the GPU and copies, which take addresses")]
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, result};
-
-use super::cudnn::Operands;
-use super::device::{Argument, Buffer, Device, Pinned};
-use super::error::{Context, CudaError};
+use super::device::{Buffer, Device};
+use super::error::CudaError;
 use super::problem::{Activation, Problem};
 use super::source;
-use super::tune::{self, Choices, Libraries, Tuned, Tuning, WORKSPACE};
-
-/// Most classes that [`Session::classify`] ranks on the GPU.
-pub const MAX_TOP: usize = source::MAX_TOP as usize;
+use super::tune::{Choices, Libraries, Tuned, Tuning};
 
 /// How a square window moves; as the CPU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +34,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn elements(self) -> usize {
+    pub(super) fn elements(self) -> usize {
         self.height * self.width * self.channels
     }
 }
@@ -105,36 +92,36 @@ pub struct Options {
     pub plans: usize,
 }
 
-/// A step on the GPU.
-enum Kernel {
+/// A step on the GPU; weights and biases by where they begin, in bytes.
+pub(super) enum Kernel {
     Conv { problem: Problem, weight: usize, bias: usize, narrow_bias: usize },
     Depthwise { weight: usize, bias: usize, window: Window, activation: Activation },
     MaxPool { window: Window, quads: bool },
     AveragePool,
 }
 
-struct Lowered {
-    kernel: Kernel,
-    input: Place,
-    addend: Option<Place>,
-    output: Place,
+pub(super) struct Lowered {
+    pub(super) kernel: Kernel,
+    pub(super) input: Place,
+    pub(super) addend: Option<Place>,
+    pub(super) output: Place,
 }
 
 /// A network with its weights on a GPU.
 pub struct Network {
-    device: Arc<Device>,
-    steps: Vec<Lowered>,
+    pub(super) device: Arc<Device>,
+    pub(super) steps: Vec<Lowered>,
     /// Elements of each slot for one image.
-    slots: Vec<usize>,
+    pub(super) slots: Vec<usize>,
     /// Weights and biases, one after another.
-    weights: Buffer,
+    pub(super) weights: Buffer,
     /// Mean and standard deviation, `[2, 3]` f32.
-    norm: Buffer,
-    side: usize,
-    cells: Cells,
-    classes: usize,
-    buckets: Vec<usize>,
-    tuned: HashMap<Problem, Tuned>,
+    pub(super) norm: Buffer,
+    pub(super) side: usize,
+    pub(super) cells: Cells,
+    pub(super) classes: usize,
+    pub(super) buckets: Vec<usize>,
+    pub(super) tuned: HashMap<Problem, Tuned>,
     tuning: Tuning,
 }
 
@@ -159,7 +146,7 @@ pub struct Layer {
     pub among: usize,
 }
 
-fn unfit(reason: impl Into<String>) -> CudaError {
+pub(super) fn unfit(reason: impl Into<String>) -> CudaError {
     CudaError::Network { reason: reason.into() }
 }
 
@@ -200,8 +187,8 @@ fn channels_last(weight: &[f32], depth: usize, kernel: usize) -> Vec<f32> {
 /// A window of stride 2 over pixels as one of stride 1 over cells of `block` by `block` pixels: its side, its padding, and
 /// as many results in each cell as windows of stride 2 begin there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cells {
-    block: usize,
+pub(super) struct Cells {
+    pub(super) block: usize,
     kernel: usize,
     before: usize,
     after: usize,
@@ -221,7 +208,7 @@ impl Cells {
         self.block / 2
     }
 
-    fn channels(self) -> usize {
+    pub(super) fn channels(self) -> usize {
         source::cell_channels(self.block)
     }
 
@@ -333,7 +320,7 @@ impl Network {
         self.tuning
     }
 
-    fn max_batch(&self) -> usize {
+    pub(super) fn max_batch(&self) -> usize {
         *self.buckets.last().expect("bug: there is a bucket of 1")
     }
 
@@ -427,394 +414,6 @@ fn lower(step: &Step, role: Role, last: bool, packer: &mut Packer) -> Result<Low
     Ok(Lowered { kernel, input, addend, output })
 }
 
-/// One image.
-#[derive(Debug, Clone, Copy)]
-pub enum Image<'a> {
-    /// `[side, side, 3]` bytes.
-    Rgb8(&'a [u8]),
-    /// `[side, side, 3]`, normalised.
-    Normalised(&'a [f32]),
-}
-
-/// The best classes of one image.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Ranked {
-    /// Classes and their softmax, falling, ties by index.
-    Best(Vec<(u32, f32)>),
-    /// The first class whose logit is not finite.
-    NonFinite(u32),
-}
-
-/// How a batch of each size is cut into buckets, and what it costs.
-#[derive(Debug, Clone, PartialEq)]
-struct Cuts {
-    /// Bucket to run first, by images left; index 0 is not used.
-    first: Vec<usize>,
-    micros: Vec<f32>,
-}
-
-impl Cuts {
-    /// The cheapest cuts of every batch up to the largest of `buckets` (size, microseconds), rising from 1. A bucket may run
-    /// with fewer images than it has room for.
-    fn new(buckets: &[(usize, f32)]) -> Self {
-        let largest = buckets.last().map_or(0, |bucket| bucket.0);
-        let mut cuts = Self { first: vec![0; largest + 1], micros: vec![0.0; largest + 1] };
-        for images in 1..=largest {
-            let cost = |&(size, micros): &(usize, f32)| micros + cuts.micros[images.saturating_sub(size)];
-            let cheapest = buckets.iter().map(|bucket| (bucket.0, cost(bucket)));
-            let best = cheapest.min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-            (cuts.first[images], cuts.micros[images]) = best.unwrap_or_default();
-        }
-        cuts
-    }
-}
-
-/// Runs batches of a network, one at a time.
-pub struct Session {
-    network: Arc<Network>,
-    stream: Arc<CudaStream>,
-    bell: CudaEvent,
-    arena: Vec<Buffer>,
-    workspace: Buffer,
-    /// Logits of the bucket that runs, f32.
-    logits: Buffer,
-    /// Pictures as they come.
-    pixels: Buffer,
-    staging: Pinned,
-    /// Classes, probabilities and faults of a batch.
-    ranks: Buffer,
-    ranks_out: Pinned,
-    logits_out: Pinned,
-    graphs: HashMap<usize, CudaGraph>,
-    cuts: Cuts,
-}
-
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("network", &self.network).finish_non_exhaustive()
-    }
-}
-
-// SAFETY: graphs are used through exclusive references only; everything else the driver lets any thread use.
-unsafe impl Send for Session {}
-
-impl Session {
-    /// Lays out memory and records a graph for each bucket.
-    ///
-    /// # Errors
-    /// The GPU fails or has too little memory.
-    pub fn new(network: Arc<Network>) -> Result<Self, CudaError> {
-        let device = network.device.clone();
-        let most = network.max_batch();
-        let (image, classes) = (3 * network.side * network.side, network.classes);
-        let arena = network.slots.iter().map(|elements| device.alloc(2 * elements * most));
-        let mut session = Self {
-            stream: device.stream()?,
-            bell: device.bell()?,
-            arena: arena.collect::<Result<_, _>>()?,
-            workspace: device.alloc(WORKSPACE)?,
-            logits: device.alloc(4 * classes * most)?,
-            pixels: device.alloc(4 * image * most)?,
-            staging: device.pinned(4 * image * most)?,
-            ranks: device.alloc(4 * (2 * MAX_TOP + 1) * most)?,
-            ranks_out: device.pinned(4 * (2 * MAX_TOP + 1) * most)?,
-            logits_out: device.pinned(4 * classes * most)?,
-            graphs: HashMap::new(),
-            cuts: Cuts { first: Vec::new(), micros: Vec::new() },
-            network,
-        };
-        let mut timed = Vec::new();
-        for bucket in session.network.buckets.clone() {
-            // Once without a graph: what a kernel loads lazily must not happen while a graph is recorded.
-            session.enqueue(bucket)?;
-            session.stream.synchronize().during("trying the network")?;
-            let graph = tune::record(&session.stream, || session.enqueue(bucket))?;
-            graph.upload().during("uploading a graph")?;
-            session.graphs.insert(bucket, graph);
-            session.replay(bucket, 2)?;
-            timed.push((bucket, session.replay(bucket, 5)?));
-        }
-        session.cuts = Cuts::new(&timed);
-        Ok(session)
-    }
-
-    /// The network it runs.
-    pub fn network(&self) -> &Arc<Network> {
-        &self.network
-    }
-
-    fn slot(&self, place: Place) -> CUdeviceptr {
-        self.arena[place.slot].address
-    }
-
-    /// Puts the steps over a bucket's images on the stream, from slot 0 to the logits.
-    fn enqueue(&self, batch: usize) -> Result<(), CudaError> {
-        let network = &*self.network;
-        let weight = |at: usize| network.weights.address + at as u64;
-        let int = |value: usize| Argument::Int(value as i32);
-        let (last, images) = (network.steps.len() - 1, batch as u32);
-        for (at, step) in network.steps.iter().enumerate() {
-            let Lowered { kernel, input, addend, output } = step;
-            let (x, y) =
-                (self.slot(*input), if at == last { self.logits.address } else { self.slot(*output) });
-            let [height, width, channels] =
-                [output.height, output.width, output.channels].map(|size| size as u32);
-            match *kernel {
-                Kernel::Conv { problem, weight: weights, bias, narrow_bias } => {
-                    let problem = Problem { batch, ..problem };
-                    let operands = Operands {
-                        x,
-                        weights: weight(weights),
-                        bias: weight(bias),
-                        narrow_bias: weight(narrow_bias),
-                        addend: addend.map_or(0, |addend| self.slot(addend)),
-                        y,
-                        workspace: self.workspace.address,
-                    };
-                    let candidate = &network.tuned[&problem].candidate;
-                    // SAFETY: slots hold the largest bucket, weights were laid out for this problem.
-                    unsafe { candidate.enqueue(&network.device, &problem, &operands, &self.stream) }?;
-                }
-                Kernel::Depthwise { weight: weights, bias, window, activation } => {
-                    let (low, high) = activation.bounds();
-                    let mut arguments = [
-                        Argument::Address(x),
-                        Argument::Address(weight(weights)),
-                        Argument::Address(weight(bias)),
-                        Argument::Address(y),
-                        int(input.height),
-                        int(input.width),
-                        int(input.channels),
-                        int(output.height),
-                        int(output.width),
-                        int(window.kernel),
-                        int(window.stride),
-                        int(window.pad),
-                        int(window.pad),
-                        Argument::Float(low),
-                        Argument::Float(high),
-                    ];
-                    let (kernel, stride) = (window.kernel as u32, window.stride as u32);
-                    let launch = source::depthwise(images, height, width, channels, kernel, stride);
-                    let launch =
-                        launch.ok_or_else(|| unfit("a depthwise window that there is no kernel for"))?;
-                    // SAFETY: the kernel's arguments; slots hold the largest bucket.
-                    unsafe {
-                        network.device.launch("convoy_depthwise", launch, &self.stream, &mut arguments)
-                    }?;
-                }
-                Kernel::MaxPool { window, quads } => {
-                    let mut arguments = [
-                        Argument::Address(x),
-                        Argument::Address(y),
-                        int(input.height),
-                        int(input.width),
-                        int(input.channels),
-                        int(output.height),
-                        int(output.width),
-                        int(window.kernel),
-                        int(window.stride),
-                        int(window.pad),
-                        Argument::Int(i32::from(quads)),
-                    ];
-                    let launch = source::max_pool(images, height, width, channels);
-                    // SAFETY: as above.
-                    unsafe {
-                        network.device.launch("convoy_max_pool", launch, &self.stream, &mut arguments)
-                    }?;
-                }
-                Kernel::AveragePool => {
-                    let mut arguments = [
-                        Argument::Address(x),
-                        Argument::Address(y),
-                        int(input.height * input.width),
-                        int(input.channels),
-                    ];
-                    let launch = source::average_pool(images, channels);
-                    // SAFETY: as above.
-                    unsafe {
-                        network.device.launch("convoy_average_pool", launch, &self.stream, &mut arguments)
-                    }?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Microseconds of one forward pass over a bucket, the mean of `count` on this session's stream.
-    ///
-    /// # Errors
-    /// The GPU fails.
-    ///
-    /// # Panics
-    /// There is no such bucket.
-    pub fn replay(&mut self, bucket: usize, count: usize) -> Result<f32, CudaError> {
-        let (start, end) = (self.network.device.timer()?, self.network.device.timer()?);
-        start.record(&self.stream).during("timing the network")?;
-        for _ in 0..count {
-            self.graphs[&bucket].launch().during("timing the network")?;
-        }
-        end.record(&self.stream).during("timing the network")?;
-        Ok(start.elapsed_ms(&end).during("timing the network")? * 1000.0 / count.max(1) as f32)
-    }
-
-    /// The images' logits, `[batch, classes]`.
-    ///
-    /// # Errors
-    /// The GPU fails.
-    ///
-    /// # Panics
-    /// An image has another number of elements than the network takes.
-    pub fn logits(&mut self, images: &[Image<'_>]) -> Result<Vec<f32>, CudaError> {
-        let classes = self.network.classes;
-        let mut all = Vec::with_capacity(images.len() * classes);
-        for images in images.chunks(self.network.max_batch()) {
-            self.run(images, 0)?;
-            let floats = self.logits_out.as_slice().as_chunks::<4>().0.iter();
-            all.extend(floats.take(images.len() * classes).map(|&bytes| f32::from_ne_bytes(bytes)));
-        }
-        Ok(all)
-    }
-
-    /// The `top` best classes of each image, at most [`MAX_TOP`]; only those come back from the GPU.
-    ///
-    /// # Errors
-    /// The GPU fails.
-    ///
-    /// # Panics
-    /// As [`Session::logits`].
-    pub fn classify(&mut self, images: &[Image<'_>], top: usize) -> Result<Vec<Ranked>, CudaError> {
-        let top = top.clamp(1, MAX_TOP);
-        let mut all = Vec::with_capacity(images.len());
-        for images in images.chunks(self.network.max_batch()) {
-            self.run(images, top)?;
-            let (classes, probabilities, faults) = self.ranking(top);
-            let words = self.ranks_out.as_slice().as_chunks::<4>().0;
-            for image in 0..images.len() {
-                let fault = i32::from_ne_bytes(words[faults / 4 + image]);
-                all.push(match u32::try_from(fault) {
-                    Ok(class) => Ranked::NonFinite(class),
-                    Err(_none) => {
-                        let row = image * top..(image + 1) * top;
-                        let class = |at: usize| u32::from_ne_bytes(words[classes / 4 + at]);
-                        let value = |at: usize| f32::from_ne_bytes(words[probabilities / 4 + at]);
-                        let row = row.map(|at| (class(at), value(at)));
-                        Ranked::Best(row.take_while(|&(class, _)| class != source::NO_CLASS).collect())
-                    }
-                });
-            }
-        }
-        Ok(all)
-    }
-
-    /// Where classes, probabilities and faults begin in `ranks`, in bytes.
-    fn ranking(&self, top: usize) -> (usize, usize, usize) {
-        let row = 4 * top * self.network.max_batch();
-        (0, row, 2 * row)
-    }
-
-    /// Runs at most the largest bucket; with `top` 0 the logits come back, otherwise the ranking.
-    fn run(&mut self, images: &[Image<'_>], top: usize) -> Result<(), CudaError> {
-        self.network.device.bind()?;
-        let (numbers, classes) = (3 * self.network.side * self.network.side, self.network.classes);
-        let stride = 4 * numbers;
-        let bytes = images.iter().any(|image| matches!(image, Image::Normalised(_)));
-        // Bytes lie closely; a batch with floats in it has room for a float in each place.
-        let stride = if bytes { stride } else { numbers };
-        for (room, image) in self.staging.as_mut_slice().chunks_exact_mut(stride).zip(images) {
-            match image {
-                Image::Rgb8(pixels) => room[..numbers].copy_from_slice(pixels),
-                Image::Normalised(values) => {
-                    assert_eq!(values.len(), numbers, "an image of another size");
-                    let room = room.as_chunks_mut::<4>().0.iter_mut();
-                    room.zip(*values).for_each(|(room, value)| *room = value.to_ne_bytes());
-                }
-            }
-        }
-        let raw = self.stream.cu_stream();
-        let staged = &self.staging.as_slice()[..stride * images.len()];
-        // SAFETY: the buffer has room for the largest bucket; the staging memory is pinned and not written before the bell.
-        unsafe { result::memcpy_htod_async(self.pixels.address, staged, raw) }.during("copying pictures")?;
-        let (first, second, third) = self.ranking(top);
-        let mut done = 0;
-        while done < images.len() {
-            let bucket = self.cuts.first[images.len() - done];
-            let here = bucket.min(images.len() - done);
-            self.pack(&images[done..done + here], stride, done)?;
-            self.graphs[&bucket].launch().during("running the network")?;
-            if top == 0 {
-                let to = self.logits_out.address().wrapping_add(4 * classes * done);
-                // SAFETY: room for the largest bucket's logits; read only after the bell.
-                let to = unsafe { std::slice::from_raw_parts_mut(to, 4 * classes * here) };
-                // SAFETY: as above; the GPU's buffer holds a bucket's logits.
-                unsafe { result::memcpy_dtoh_async(to, self.logits.address, raw) }
-                    .during("copying logits")?;
-            } else {
-                let at = |start: usize, each: usize| {
-                    Argument::Address(self.ranks.address + (start + each * done) as u64)
-                };
-                let mut arguments = [
-                    Argument::Address(self.logits.address),
-                    at(first, 4 * top),
-                    at(second, 4 * top),
-                    at(third, 4),
-                    Argument::Int(classes as i32),
-                    Argument::Int(top as i32),
-                ];
-                let launch = source::top(here as u32);
-                // SAFETY: the kernel's arguments; the ranking has room for the largest bucket and `MAX_TOP`.
-                unsafe { self.network.device.launch("convoy_top", launch, &self.stream, &mut arguments) }?;
-            }
-            done += here;
-        }
-        if top > 0 {
-            let length = third + 4 * self.network.max_batch();
-            // SAFETY: both have room for as many bytes; read only after the bell.
-            let to = unsafe { std::slice::from_raw_parts_mut(self.ranks_out.address(), length) };
-            // SAFETY: as above.
-            unsafe { result::memcpy_dtoh_async(to, self.ranks.address, raw) }.during("copying ranks")?;
-        }
-        self.bell.record(&self.stream).during("running the network")?;
-        self.bell.synchronize().during("running the network")
-    }
-
-    /// Normalises pictures into slot 0, each run of one kind by one launch.
-    fn pack(&self, images: &[Image<'_>], stride: usize, offset: usize) -> Result<(), CudaError> {
-        let network = &*self.network;
-        let across = network.side / network.cells.block;
-        let halves = across * across * network.cells.channels();
-        let is_bytes = |image: &Image<'_>| matches!(image, Image::Rgb8(_));
-        let numbers = 3 * network.side * network.side;
-        let mut at = 0;
-        while at < images.len() {
-            let bytes = is_bytes(&images[at]);
-            // Bytes among floats do not lie closely: one by one.
-            let apart = bytes && stride != numbers;
-            let alike = images[at..].iter().take_while(|image| is_bytes(image) == bytes).count();
-            let count = if apart { 1 } else { alike };
-            let from = Argument::Address(self.pixels.address + ((offset + at) * stride) as u64);
-            let to = Argument::Address(self.arena[0].address + (2 * at * halves) as u64);
-            let [side, block] = [network.side, network.cells.block].map(|size| Argument::Int(size as i32));
-            let (images, pixels) = (count as u32, network.side as u32);
-            // SAFETY: the kernels' arguments; both buffers hold the largest bucket.
-            unsafe {
-                if bytes {
-                    let norm = Argument::Address(network.norm.address);
-                    let mut arguments = [from, to, side, block, norm];
-                    let launch = source::pack_rgb8(images, pixels);
-                    network.device.launch("convoy_pack_rgb8", launch, &self.stream, &mut arguments)
-                } else {
-                    let mut arguments = [from, to, side, block];
-                    let launch = source::pack_f32(images, pixels);
-                    network.device.launch("convoy_pack_f32", launch, &self.stream, &mut arguments)
-                }
-            }?;
-            at += count;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
@@ -891,14 +490,5 @@ mod tests {
         let stem = Window { kernel: 7, stride: 2, pad: 3 };
         assert_eq!(Cells::of(stem, 4), Cells { block: 4, kernel: 3, before: 1, after: 1 });
         assert_eq!(Cells::of(stem, 2), Cells { block: 2, kernel: 4, before: 2, after: 1 });
-    }
-
-    #[test]
-    fn a_batch_is_cut_where_it_is_cheapest() {
-        let cuts = Cuts::new(&[(1, 10.0), (8, 20.0), (32, 50.0), (64, 100.0)]);
-        assert_eq!((cuts.first[1], cuts.first[2], cuts.first[3]), (1, 1, 8));
-        assert_eq!((cuts.first[40], cuts.micros[40]), (8, 70.0));
-        assert_eq!((cuts.first[64], cuts.micros[64]), (32, 100.0));
-        assert_eq!((cuts.first[60], cuts.micros[60]), (32, 100.0));
     }
 }
