@@ -1,8 +1,9 @@
 //! The composition root: the one place that names every concrete type and wires them together.
 //!
 //! [`App::build`] loads, verifies and warms everything; only then is there something that could be given a port. Who may
-//! ask and how is wired in `ingress`.
+//! ask and how is wired in `ingress`, what photos are classified on in `device`.
 
+mod device;
 mod ingress;
 
 use std::{
@@ -20,7 +21,7 @@ use tokio::{
 
 use crate::{
     batch::{Before, CostTable, Pool},
-    config::{ClassifierConfig, Config, FaqConfig, HealthConfig, HttpConfig, PhotosConfig},
+    config::{ClassifierConfig, Config, DeviceConfig, FaqConfig, HealthConfig, HttpConfig, PhotosConfig},
     faq::{Answerer, Live, Question},
     grpc::Grpc,
     http::Http,
@@ -33,11 +34,11 @@ use crate::{
     service::{Photos, Questions, Readiness, Services, Slot, photos::RANDOM_WEIGHTS, slot::Fresh},
     trace::Tracer,
     v2::Statistics,
-    vision::{
-        Checkpoint, Classifier, CpuEngine, INPUT_SIZE, Labels, ModelInfo, Preprocessing, cpu::CpuOptions,
-    },
+    vision::{Checkpoint, Classifier, INPUT_SIZE, Labels, ModelInfo, Preprocessing, cpu::CpuOptions},
     weights::manifest::Manifest,
 };
+use device::Engines;
+pub use device::Running;
 use ingress::Ingress;
 
 /// Time at start after which each remaining batch size is timed once instead of several times.
@@ -291,8 +292,10 @@ fn ports(listeners: Listeners, context: &Arc<Context>, tls: Option<&Tls>, origin
 
 /// A classifier and everything that its weights file tells of it.
 pub struct OpenClassifier {
-    /// Not warmed up yet.
-    pub classifier: Classifier,
+    /// Not warmed up yet; one or several that share the weights and may run side by side.
+    pub classifiers: Vec<Classifier>,
+    /// Most images of a batch.
+    pub max_batch: usize,
     /// What the model is.
     pub model: ModelInfo,
     /// The label of each class.
@@ -301,16 +304,16 @@ pub struct OpenClassifier {
     pub preprocessing: Preprocessing,
     /// What the operator should know of the model, such as how to get a better one.
     pub hint: Option<&'static str>,
-    /// Instructions that the engine uses.
-    pub instructions: &'static str,
+    /// What it runs on.
+    pub device: Running,
 }
 
 impl OpenClassifier {
-    /// Reads the weights, checks them and builds an engine for batches of up to `max_batch`.
+    /// Reads the weights, checks them and builds an engine, on a processor for batches of up to `max_batch`.
     ///
     /// # Errors
-    /// Whatever cannot be loaded, with the file named.
-    pub fn open(config: &ClassifierConfig, max_batch: usize) -> anyhow::Result<Self> {
+    /// Whatever cannot be loaded, with the file named; a GPU that must be used and cannot.
+    pub fn open(config: &ClassifierConfig, device: &DeviceConfig, max_batch: usize) -> anyhow::Result<Self> {
         let weights = config.weights.as_path();
         let mut checkpoint = Checkpoint::open(weights, config.arch)?;
         let model = checkpoint.info();
@@ -320,11 +323,10 @@ impl OpenClassifier {
         let own = model.arch.preprocessing();
         let preprocessing = known.map_or(own, |known| known.preprocessing(own));
         let hint = known.and_then(|known| known.hint());
-        let options = CpuOptions { max_batch, threads: config.engine_threads };
-        let mut engine = CpuEngine::new(&mut checkpoint, options)?;
-        let instructions = engine.executor().instructions();
-        let classifier = Classifier::new(Box::new(engine), max_batch);
-        Ok(Self { classifier, model, labels, preprocessing, hint, instructions })
+        let cpu = CpuOptions { max_batch, threads: config.engine_threads };
+        let Engines { engines, max_batch, device } = device::open(&mut checkpoint, device, cpu)?;
+        let classifiers = engines.into_iter().map(|engine| Classifier::new(engine, max_batch)).collect();
+        Ok(Self { classifiers, max_batch, model, labels, preprocessing, hint, device })
     }
 }
 
@@ -342,11 +344,13 @@ fn build_photos(
     present: Option<&Arc<Photos>>,
 ) -> anyhow::Result<Fresh<Photos>> {
     let started = Instant::now();
-    let PhotosConfig { classifier: chosen, max_batch, .. } = config;
-    let opened = OpenClassifier::open(chosen, *max_batch)?;
-    let OpenClassifier { mut classifier, model, labels, preprocessing, hint, instructions } = opened;
+    let PhotosConfig { classifier: chosen, device, max_batch, .. } = config;
+    let opened = OpenClassifier::open(chosen, device, *max_batch)?;
+    let OpenClassifier { mut classifiers, max_batch, model, labels, preprocessing, hint, device } = opened;
     let loaded = started.elapsed();
-    classifier.warm_up().context("the warm-up batch failed")?;
+    for classifier in &mut classifiers {
+        classifier.warm_up().context("the warm-up batch failed")?;
+    }
     tracing::info!(
         model = model.name,
         weights = %chosen.weights.display(),
@@ -355,8 +359,8 @@ fn build_photos(
         load_ms = loaded.as_millis() as u64,
         warm_up_ms = (started.elapsed() - loaded).as_millis() as u64,
         max_batch,
-        engine_threads = chosen.engine_threads,
-        instructions,
+        device = device.name,
+        engine = device.detail,
         "classifier ready"
     );
     if model.random {
@@ -368,13 +372,13 @@ fn build_photos(
     let alike = present.filter(|present| present.model.arch == model.arch);
     let costs = match alike {
         Some(present) => present.classifier.costs(),
-        None => CostTable::measure(&mut classifier, Classifier::grey, COST_BUDGET)
+        None => CostTable::measure(&mut classifiers[0], Classifier::grey, COST_BUDGET)
             .context("a batch failed while its cost was measured")?,
     };
     tracing::info!(queue = "classify", "a batch takes {}", describe_costs(&costs));
     let engine = Pool {
         name: "classify",
-        executors: vec![classifier],
+        executors: classifiers,
         capacity: config.queue,
         costs,
         metrics: metrics.queue("classify"),

@@ -5,6 +5,7 @@
 //! problems at once. This is the only module that reads the environment.
 
 mod connections;
+mod device;
 mod fetch;
 mod health;
 mod ingress;
@@ -17,6 +18,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use kernels::Transform;
 
 pub use connections::{ConnectionArgs, ConnectionsConfig};
+pub use device::{DeviceArgs, DeviceConfig, DeviceName};
 pub use fetch::FetchArgs;
 pub use health::{HealthArgs, HealthConfig};
 pub use ingress::{IngressArgs, IngressConfig, JwksSource, OidcConfig, TlsConfig};
@@ -27,6 +29,9 @@ use crate::{
     image::DecodeOptions,
     vision::{Arch, Preprocessing},
 };
+
+/// Most photos at once on a processor, where nothing else is asked.
+const CPU_BATCH: usize = 8;
 
 /// What one process serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,9 +76,12 @@ pub struct ServeArgs {
     /// What photos are shown to.
     #[command(flatten)]
     pub classifier: ClassifierArgs,
-    /// Most photos executed at once.
-    #[arg(long, env = "CONVOY_MAX_BATCH", default_value_t = 8)]
-    pub max_batch: usize,
+    /// What photos are classified on.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Most photos executed at once; 8 on a processor and 64 on a GPU when not given.
+    #[arg(long, env = "CONVOY_MAX_BATCH")]
+    pub max_batch: Option<usize>,
     /// Photos admitted and not yet answered; more are refused with 429.
     #[arg(long, env = "CONVOY_QUEUE", default_value_t = 256)]
     pub queue: usize,
@@ -257,7 +265,9 @@ pub struct ClassifierConfig {
 pub struct PhotosConfig {
     /// What classifies.
     pub classifier: ClassifierConfig,
-    /// Most photos executed at once.
+    /// What it runs on.
+    pub device: DeviceConfig,
+    /// Most photos executed at once on a processor.
     pub max_batch: usize,
     /// Seats in the queue.
     pub queue: usize,
@@ -364,12 +374,16 @@ impl ServeArgs {
 
     fn photos(&self, checks: &mut Checks) -> PhotosConfig {
         let classifier = self.classifier.check(checks);
-        checks.range("--max-batch", self.max_batch as u64, 1, 1024);
+        if let Some(max_batch) = self.max_batch {
+            checks.range("--max-batch", max_batch as u64, 1, 1024);
+        }
+        let device = self.device.check(&classifier.weights, self.max_batch, checks);
         checks.range("--queue", self.queue as u64, self.max_images as u64, 1 << 20);
         checks.range("--decode-threads", self.decode_threads as u64, 0, 1024);
         PhotosConfig {
             classifier,
-            max_batch: self.max_batch,
+            device,
+            max_batch: self.max_batch.unwrap_or(CPU_BATCH),
             queue: self.queue,
             decode_threads: or_share(self.decode_threads, 2),
             share_identical: self.share_identical,

@@ -47,7 +47,9 @@ pub trait Executor: Send + 'static {
     type Error: std::error::Error + Clone + Send + Sync + 'static;
 
     /// What its thread is there for.
-    const PRIORITY: Priority = Priority::Brief;
+    fn priority(&self) -> Priority {
+        Priority::Brief
+    }
 
     /// The most inputs `run` may be given at once, at least 1.
     fn max_batch(&self) -> usize;

@@ -68,7 +68,7 @@ impl<E: Executor> Batch<E> {
 impl<E: Executor> Worker<E> {
     /// Until every queue is gone and what was queued has been answered.
     pub(super) fn work(mut self) {
-        if let Err(error) = E::PRIORITY.enter() {
+        if let Err(error) = self.executor.priority().enter() {
             tracing::warn!(queue = self.name, %error, "no priority for this thread: questions may wait for photos");
         }
         let (mut open, mut ran, mut arrived) = (true, None, None);

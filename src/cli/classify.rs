@@ -1,5 +1,5 @@
 //! `convoy classify`: photos from files, answers on the terminal, no server. Photos are decoded and scored as the server
-//! does it, so the answers are the same.
+//! does it on a processor, so the answers are the same: a GPU would take longer to get ready than a few photos take.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     app::OpenClassifier,
     batch::Executor as _,
-    config::{ClassifierArgs, ClassifierConfig},
+    config::{ClassifierArgs, ClassifierConfig, DeviceConfig},
     image::{Prepared, prepare},
     vision::{ClassifyInput, INPUT_SIZE, Labels, Prediction},
 };
@@ -53,7 +53,7 @@ pub(super) struct ClassifyArgs {
 /// There is no usable model, or some files could not be classified.
 pub(super) fn run(args: ClassifyArgs) -> anyhow::Result<()> {
     let config = args.classifier.resolve()?;
-    let mut opened = OpenClassifier::open(&config, MAX_BATCH.min(args.files.len()))?;
+    let mut opened = OpenClassifier::open(&config, &DeviceConfig::cpu(), MAX_BATCH.min(args.files.len()))?;
     if let Some(warning) = opened.model.random.then_some(crate::service::photos::RANDOM_WEIGHTS) {
         tracing::warn!("{warning}");
     }
@@ -86,7 +86,7 @@ fn classify(
     let batch: Vec<_> = prepared.iter().flatten().map(image).collect();
     let results = match batch.is_empty() {
         true => Ok(Vec::new()),
-        false => opened.classifier.run(&batch),
+        false => opened.classifiers[0].run(&batch),
     };
     let mut results = match results {
         Ok(results) => results.into_iter(),

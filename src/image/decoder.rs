@@ -39,7 +39,9 @@ impl Executor for Decoder {
     type Error = DecodeError;
 
     /// A picture takes milliseconds, a question or the head of a request tens of microseconds.
-    const PRIORITY: Priority = Priority::Background;
+    fn priority(&self) -> Priority {
+        Priority::Background
+    }
 
     /// One: pictures gain nothing from each other's company, and workers take the next as soon as they are free.
     fn max_batch(&self) -> usize {

@@ -63,8 +63,9 @@ impl Executor for Classifier {
     type Output = Vec<Prediction>;
     type Error = EngineError;
 
-    /// A batch takes tenths of a second and every core, a question or the head of a request tens of microseconds.
-    const PRIORITY: Priority = Priority::Background;
+    fn priority(&self) -> Priority {
+        self.engine.priority()
+    }
 
     fn max_batch(&self) -> usize {
         self.max_batch

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kernels::cuda::network::{self, Network, Op as CudaOp, Place, Window as CudaWindow};
 use kernels::cuda::session::MAX_TOP;
 use kernels::cuda::{Activation as CudaActivation, Choices, Device, Image, Layer, Ranked, Session, Tuning};
+use kernels::priority::Priority;
 
 use super::arch::Activation;
 use super::classifier::{Prediction, rank};
@@ -158,6 +159,11 @@ impl CudaEngine {
 }
 
 impl Engine for CudaEngine {
+    /// It gives the GPU work and sleeps.
+    fn priority(&self) -> Priority {
+        Priority::Brief
+    }
+
     fn classes(&self) -> usize {
         self.session.network().classes()
     }

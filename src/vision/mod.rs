@@ -42,6 +42,8 @@ pub use plan::Plan;
 pub use preprocessing::Preprocessing;
 pub use weights::{Checkpoint, ModelInfo, WeightsError};
 
+use kernels::priority::Priority;
+
 use crate::image::Prepared;
 
 /// Side of the square image that every network here was trained on and takes.
@@ -81,6 +83,12 @@ impl From<Prepared> for Picture {
 pub trait Engine: Send + 'static {
     /// Logits an image gets.
     fn classes(&self) -> usize;
+
+    /// What the thread that runs it is there for. On a processor a batch takes tenths of a second and every core, a question
+    /// or the head of a request tens of microseconds.
+    fn priority(&self) -> Priority {
+        Priority::Background
+    }
 
     /// The pictures' logits, `[batch, classes]` row-major.
     ///

@@ -16,8 +16,8 @@ use std::{
 use convoy::{
     app::{App, Listeners, Rig},
     config::{
-        ClassifierConfig, ClientsConfig, Config, ConnectionsConfig, FaqConfig, HealthConfig, HttpConfig,
-        IngressConfig, MemoryConfig, PhotosConfig, TraceConfig, TransformName, Transforms,
+        ClassifierConfig, ClientsConfig, Config, ConnectionsConfig, DeviceConfig, FaqConfig, HealthConfig,
+        HttpConfig, IngressConfig, MemoryConfig, PhotosConfig, TraceConfig, TransformName, Transforms,
     },
     faq::{Corpus, TrainOptions, train},
     grpc::proto::{ModelInferRequest, model_infer_request::InferInputTensor},
@@ -109,6 +109,7 @@ pub fn config() -> Config {
                     apply_orientation: true,
                 },
             },
+            device: DeviceConfig::cpu(),
             max_batch: 8,
             queue: 128,
             decode_threads: 1,
