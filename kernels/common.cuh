@@ -39,6 +39,7 @@ extern __shared__ uint4 convoy_shared[];
 #define INFINITE __int_as_float(0x7f800000)
 #define ADD_ATOMICALLY(at, value) atomicAdd(at, value)
 #define FUNNEL(low, high, shift) __funnelshift_r(low, high, shift)
+#define PREFETCH(at) asm volatile("prefetch.global.L2 [%0];" ::"l"(at))
 #define BYTE(word, index) ((int)__byte_perm(word, 0, 0x4440 | (index)))
 
 DEVICE float from_f16(f16 bits) {
@@ -118,6 +119,7 @@ static inline u32 convoy_host_turn(u32 turn) { return (u32)((u64)turn * convoy_h
 #define EXPONENTIAL(x) __builtin_expf(x)
 #define INFINITE __builtin_inff()
 #define ADD_ATOMICALLY(at, value) (*(at) += (value))
+#define PREFETCH(at) ((void)*(volatile const u8 *)(at))
 #define FUNNEL(low, high, shift) ((u32)((((u64)(high) << 32) | (low)) >> (shift)))
 #define BYTE(word, index) ((int)(((word) >> (8 * (index))) & 255))
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 use convoy::image::{DecodeOptions, Prepared, Transform};
 use convoy::vision::cpu::CpuOptions;
+use convoy::vision::cuda::PREFETCHED;
 use convoy::vision::random::{Recipe, Stream};
 use convoy::vision::{
     Arch, Checkpoint, CpuEngine, CudaEngine, CudaModel, CudaOptions, Engine, INPUT_SIZE, Picture,
@@ -75,6 +76,12 @@ struct Arguments {
     /// Plans of cuDNN's that are tried for each convolution.
     #[arg(long, default_value_t = 4)]
     plans: usize,
+    /// Time known choices again, beside what costs nothing to build.
+    #[arg(long)]
+    again: bool,
+    /// Images up to which weights are fetched ahead.
+    #[arg(long, default_value_t = PREFETCHED)]
+    prefetched: usize,
     /// Tensor rate and memory rate that the roofline is drawn with, in units of 10^12.
     #[arg(long, default_value_t = 800.0)]
     tera_flops: f64,
@@ -165,6 +172,8 @@ fn model(arguments: &Arguments, device: Arc<Device>, parts: &[Part]) -> Result<C
         sessions,
         threads: std::thread::available_parallelism()?.get(),
         plans: arguments.plans,
+        again: arguments.again,
+        prefetched: arguments.prefetched,
         choices: arguments.choices.clone(),
     };
     let mut checkpoint = Checkpoint::open(&arguments.weights, None)?;

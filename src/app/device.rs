@@ -7,7 +7,7 @@ use kernels::cuda::{CudaError, Device};
 
 use crate::{
     config::{DeviceConfig, DeviceName},
-    vision::{CpuEngine, CudaModel, CudaOptions, Engine, cpu::CpuOptions, cuda::buckets, fold::TensorSource},
+    vision::{CpuEngine, CudaModel, CudaOptions, Engine, cpu::CpuOptions, cuda::{PREFETCHED, buckets}, fold::TensorSource},
 };
 
 /// Plans of cuDNN's that are built and timed for each convolution: the heuristic's first few hold the fastest, and each
@@ -99,6 +99,8 @@ fn on_gpu(
         sessions: config.sessions,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         plans: PLANS,
+        again: false,
+        prefetched: PREFETCHED,
         choices: Some(config.kernel_cache.clone()),
     };
     let model = CudaModel::new(device, weights, &options)?;

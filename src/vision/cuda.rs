@@ -18,6 +18,9 @@ use super::plan::{Op, Plan, Step, Value, Window};
 use super::weights::WeightsError;
 use super::{Engine, EngineError, INPUT_SIZE, Picture, Ranking};
 
+/// Images up to which fetching weights ahead pays on the GPUs that were measured.
+pub const PREFETCHED: usize = 8;
+
 /// How a network runs on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaOptions {
@@ -29,6 +32,10 @@ pub struct CudaOptions {
     pub threads: usize,
     /// Plans of cuDNN's that are built and timed for each convolution.
     pub plans: usize,
+    /// Time known kernels again, beside those that cost nothing to build.
+    pub again: bool,
+    /// Up to this many images weights are fetched ahead ([`PREFETCHED`]).
+    pub prefetched: usize,
     /// File in which chosen kernels are kept; nowhere when not given.
     pub choices: Option<PathBuf>,
 }
@@ -76,6 +83,8 @@ impl CudaModel {
                 buckets: buckets.clone(),
                 threads: options.threads,
                 plans: options.plans,
+                again: options.again,
+                prefetched: options.prefetched,
             };
             let made = Network::new(device.clone(), &steps, &plan.slots, &layout, &known).and_then(
                 |(network, choices)| {

@@ -410,6 +410,9 @@ pub(super) struct Plan {
     addend: bool,
 }
 
+/// Bytes of the counters by which blocks of one kernel tell who is last.
+pub(super) const COUNTERS: usize = 64 << 10;
+
 /// Where the operands of a convolution lie.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Operands {
@@ -423,6 +426,8 @@ pub(super) struct Operands {
     pub(super) addend: CUdeviceptr,
     pub(super) y: CUdeviceptr,
     pub(super) workspace: CUdeviceptr,
+    /// [`COUNTERS`] bytes that are zero whenever nothing runs.
+    pub(super) counters: CUdeviceptr,
 }
 
 impl Plan {

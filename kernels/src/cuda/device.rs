@@ -24,6 +24,8 @@ pub struct Found {
     pub capability: (i32, i32),
     /// Bytes of its memory.
     pub memory: usize,
+    /// Its multiprocessors.
+    pub multiprocessors: u32,
     /// CUDA version that the driver speaks, 13000 for 13.0.
     pub driver: i32,
     /// cuDNN's version, 91900 for 9.19.0; none where it is not installed.
@@ -72,6 +74,8 @@ impl Device {
             return Err(CudaError::TooOld { name, major, minor });
         }
         let memory = context.total_mem().during("asking for the GPU's memory")?;
+        let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(count).during("asking for the GPU's multiprocessors")?;
         let mut driver = 0;
         // SAFETY: the function writes one integer.
         unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("asking for the driver's version")?;
@@ -79,6 +83,7 @@ impl Device {
             name,
             capability: (major, minor),
             memory,
+            multiprocessors: multiprocessors.max(1) as u32,
             driver,
             cudnn: super::cudnn::version(),
             cublaslt: super::cublaslt::version(),
@@ -128,6 +133,14 @@ impl Device {
         Ok(Buffer { address, device: self.clone() })
     }
 
+    /// `bytes` zeros on the GPU.
+    pub(super) fn zeros(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CudaError> {
+        let buffer = self.alloc(bytes)?;
+        // SAFETY: the buffer has as many bytes.
+        unsafe { result::memset_d8_sync(buffer.address, 0, bytes) }.during("clearing memory of the GPU")?;
+        Ok(buffer)
+    }
+
     /// Memory on the GPU with `data` in it.
     pub(super) fn upload<T: Copy>(self: &Arc<Self>, data: &[T]) -> Result<Buffer, CudaError> {
         let buffer = self.alloc(size_of_val(data))?;
@@ -144,12 +157,6 @@ impl Device {
         // SAFETY: as many bytes were just allocated.
         unsafe { address.write_bytes(0, bytes) };
         Ok(Pinned { address, bytes, device: self.clone() })
-    }
-
-    /// Lets a kernel use `bytes` of dynamic shared memory, where that is more than 48 KiB.
-    pub(super) fn allow_shared(&self, kernel: &'static str, bytes: usize) -> Result<(), CudaError> {
-        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        self.functions[kernel].set_attribute(attribute, bytes as i32).during("asking for shared memory")
     }
 
     /// Puts a kernel on the stream.

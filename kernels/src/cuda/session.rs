@@ -12,7 +12,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, result};
 
-use super::cudnn::Operands;
+use super::cudnn::{COUNTERS, Operands};
 use super::device::{Argument, Buffer, Pinned};
 use super::error::{Context, CudaError};
 use super::network::{Kernel, Lowered, Network, Place, unfit};
@@ -30,6 +30,9 @@ const PIXELS: usize = 1 << 20;
 
 /// Bytes of tables, descriptors and work that the resize kernel may have for each place in a batch.
 const TABLES: usize = 128 << 10;
+
+/// Steps whose weights are fetched together, while as many before them are computed.
+const AHEAD: usize = 6;
 
 /// Shared memory of a block of the resize kernel.
 const SHARED: u32 = 48 << 10;
@@ -99,9 +102,12 @@ impl Cuts {
 pub struct Session {
     network: Arc<Network>,
     stream: Arc<CudaStream>,
+    /// Fetches weights beside what is computed.
+    side: Arc<CudaStream>,
     bell: CudaEvent,
     arena: Vec<Buffer>,
     workspace: Buffer,
+    counters: Buffer,
     /// Logits of the bucket that runs, f32.
     logits: Buffer,
     /// Pictures as they come.
@@ -141,9 +147,11 @@ impl Session {
         let arena = network.slots.iter().map(|elements| device.alloc(2 * elements * most));
         let mut session = Self {
             stream: device.stream()?,
+            side: device.stream()?,
             bell: device.bell()?,
             arena: arena.collect::<Result<_, _>>()?,
             workspace: device.alloc(WORKSPACE)?,
+            counters: device.zeros(COUNTERS)?,
             logits: device.alloc(4 * classes * most)?,
             pixels: device.alloc(pixels)?,
             staging: device.pinned(pixels)?,
@@ -186,7 +194,13 @@ impl Session {
         let weight = |at: usize| network.weights.address + at as u64;
         let int = |value: usize| Argument::Int(value as i32);
         let (last, images) = (network.steps.len() - 1, batch as u32);
+        // Kept until the work is on the streams.
+        let mut forks = Vec::new();
         for (at, step) in network.steps.iter().enumerate() {
+            if batch <= network.prefetched && at % AHEAD == 0 {
+                let fetched = if at == 0 { AHEAD..2 * AHEAD } else { at + AHEAD..at + 2 * AHEAD };
+                forks.push(self.prefetch(fetched)?);
+            }
             let Lowered { kernel, input, addend, output } = step;
             let (x, y) =
                 (self.slot(*input), if at == last { self.logits.address } else { self.slot(*output) });
@@ -203,6 +217,7 @@ impl Session {
                         addend: addend.map_or(0, |addend| self.slot(addend)),
                         y,
                         workspace: self.workspace.address,
+                        counters: self.counters.address,
                     };
                     let candidate = &network.tuned[&problem].candidate;
                     // SAFETY: slots hold the largest bucket, weights were laid out for this problem.
@@ -271,7 +286,30 @@ impl Session {
                 }
             }
         }
+        if !forks.is_empty() {
+            let join = network.device.bell()?;
+            join.record(&self.side).during("fetching weights")?;
+            self.stream.wait(&join).during("fetching weights")?;
+        }
         Ok(())
+    }
+
+    /// Fetches the weights of some steps beside what comes next on the stream.
+    fn prefetch(&self, steps: Range<usize>) -> Result<CudaEvent, CudaError> {
+        let network = &*self.network;
+        let fork = network.device.bell()?;
+        fork.record(&self.stream).during("fetching weights")?;
+        self.side.wait(&fork).during("fetching weights")?;
+        let Range { start, end } = network.weights_of(steps);
+        if start < end {
+            let bytes = (end - start) as u64;
+            let from = Argument::Address(network.weights.address + start as u64);
+            let mut arguments = [from, Argument::Long(bytes)];
+            let launch = source::prefetch(bytes);
+            // SAFETY: the range lies in the weights.
+            unsafe { network.device.launch("convoy_prefetch", launch, &self.side, &mut arguments) }?;
+        }
+        Ok(fork)
     }
 
     /// Microseconds of one forward pass over a bucket, the mean of `count` on this session's stream.

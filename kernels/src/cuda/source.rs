@@ -19,6 +19,7 @@
 //! | `convoy_convolution` | `half *in, half *weight, float *bias, half *addend, void *out, int out_is_f32, int height, int width, int channels, int filters, int out_height, int out_width, int kernel_height, int kernel_width, int stride, int pad_top, int pad_left, float low, float high` | [`convolution`] |
 //! | `convoy_fill` | `half *out, u64 count, u32 seed, float scale` | [`fill`] |
 //! | `convoy_differ` | `void *a, void *b, int a_is_f32, int b_is_f32, u64 count, double *sums` | [`differ`] |
+//! | `convoy_prefetch` | `u8 *from, u64 bytes` | [`prefetch`] |
 //! | `convoy_top` | `float *logits, u32 *class_out, float *probability_out, int *bad, int classes, int k` | [`top`] |
 //!
 //! Activations and weights are NHWC and KRSC; pools and the depthwise convolution want channels in multiples of eight.
@@ -39,12 +40,14 @@ pub const SOURCE: &str = concat!(
     include_str!("../../convolution.cu"),
     "#line 1 \"check.cu\"\n",
     include_str!("../../check.cu"),
+    "#line 1 \"prefetch.cu\"\n",
+    include_str!("../../prefetch.cu"),
     "#line 1 \"top.cu\"\n",
     include_str!("../../top.cu"),
 );
 
 /// Every kernel's name.
-pub const KERNELS: [&str; 10] = [
+pub const KERNELS: [&str; 11] = [
     "convoy_pack_rgb8",
     "convoy_pack_f32",
     "convoy_resize",
@@ -55,6 +58,7 @@ pub const KERNELS: [&str; 10] = [
     "convoy_fill",
     "convoy_differ",
     "convoy_top",
+    "convoy_prefetch",
 ];
 
 /// Halves of a cell of `block` by `block` pixels of the network's input.
@@ -162,6 +166,12 @@ pub fn fill(count: u64) -> Launch {
 #[must_use]
 pub fn differ(count: u64) -> Launch {
     Launch::stride(count, 2 * 256 * 8)
+}
+
+/// `convoy_prefetch` of `bytes` bytes: few blocks, because others compute meanwhile.
+#[must_use]
+pub fn prefetch(bytes: u64) -> Launch {
+    Launch { grid: (bytes.div_ceil(128 * 256).clamp(1, 32) as u32, 1), threads: 256, shared_bytes: 0 }
 }
 
 /// `convoy_top` of `batch` rows of logits.

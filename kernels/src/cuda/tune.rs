@@ -17,11 +17,11 @@ use cudarc::driver::{CudaGraph, CudaStream, result};
 use parking_lot::Mutex;
 
 use super::cublaslt::{self, Algorithm};
-use super::cudnn::{self, Graph, Operands, Search};
+use super::cudnn::{self, COUNTERS, Graph, Operands, Search};
 use super::device::{Argument, Buffer, Device};
 use super::error::{Context, CudaError};
 use super::problem::Problem;
-use super::source;
+use super::source::{self, SmallConvolution};
 
 /// Bytes that a kernel may use beside its operands.
 pub(super) const WORKSPACE: usize = 64 << 20;
@@ -46,7 +46,9 @@ pub(super) enum Choice {
     Plan { search: Search, place: usize, engine: i64 },
     /// An algorithm of cuBLASLt's.
     Product(Algorithm),
-    /// This crate's own.
+    /// This crate's own for small batches.
+    Small,
+    /// This crate's own plain one.
     Plain,
 }
 
@@ -59,6 +61,7 @@ impl fmt::Display for Choice {
                 f.write_str("cublaslt")?;
                 words.iter().try_for_each(|word| write!(f, ":{word:x}"))
             }
+            Self::Small => f.write_str("small"),
             Self::Plain => f.write_str("plain"),
         }
     }
@@ -73,6 +76,7 @@ impl FromStr for Choice {
         let rest: Vec<&str> = fields.collect();
         match (kind, rest.as_slice()) {
             ("plain", []) => Ok(Self::Plain),
+            ("small", []) => Ok(Self::Small),
             ("cudnn", [search, place, engine]) => {
                 let search = match *search {
                     "a" => Search::Heuristic,
@@ -149,6 +153,7 @@ impl fmt::Display for Choices {
 pub(super) enum Candidate {
     Plan { plan: cudnn::Plan, search: Search, place: usize },
     Product(cublaslt::Product),
+    Small(SmallConvolution),
     Plain,
 }
 
@@ -159,6 +164,7 @@ impl Candidate {
                 Choice::Plan { search: *search, place: *place, engine: plan.engine }
             }
             Self::Product(product) => Choice::Product(product.algorithm),
+            Self::Small(_) => Choice::Small,
             Self::Plain => Choice::Plain,
         }
     }
@@ -180,6 +186,7 @@ impl Candidate {
             match self {
                 Self::Plan { plan, .. } => plan.enqueue(operands, stream),
                 Self::Product(product) => product.enqueue(operands, stream),
+                Self::Small(shape) => small(device, problem, shape, operands, stream),
                 Self::Plain => plain(device, problem, operands, stream),
             }
         }
@@ -226,6 +233,65 @@ unsafe fn plain(
     unsafe { device.launch("convoy_convolution", launch, stream, &mut arguments) }
 }
 
+/// The kernel for small batches, where it computes the problem.
+fn small_shape(device: &Device, problem: &Problem) -> Option<SmallConvolution> {
+    if problem.wide {
+        return None;
+    }
+    let [batch, height, width, outputs, channels, kernel] = [
+        problem.batch,
+        problem.out_height,
+        problem.out_width,
+        problem.outputs,
+        problem.channels,
+        problem.kernel,
+    ]
+    .map(|size| size as u32);
+    let blocks = device.found().multiprocessors;
+    let shape = source::small_convolution(batch, height, width, outputs, channels, kernel, blocks)?;
+    (shape.partial_bytes <= WORKSPACE && 4 * shape.counters <= COUNTERS).then_some(shape)
+}
+
+/// This crate's own convolution for small batches.
+///
+/// # Safety
+/// As [`Candidate::enqueue`].
+unsafe fn small(
+    device: &Device,
+    problem: &Problem,
+    shape: &SmallConvolution,
+    operands: &Operands,
+    stream: &CudaStream,
+) -> Result<(), CudaError> {
+    let (low, high) = problem.activation.bounds();
+    let int = |value: usize| Argument::Int(value as i32);
+    let mut arguments = [
+        Argument::Address(operands.x),
+        Argument::Address(operands.weights),
+        Argument::Address(operands.bias),
+        Argument::Address(if problem.addend { operands.addend } else { 0 }),
+        Argument::Address(operands.y),
+        Argument::Address(operands.workspace),
+        Argument::Address(operands.counters),
+        int(problem.batch),
+        int(problem.height),
+        int(problem.width),
+        int(problem.channels),
+        int(problem.outputs),
+        int(problem.out_height),
+        int(problem.out_width),
+        int(problem.kernel),
+        int(problem.stride),
+        int(problem.before),
+        int(problem.before),
+        Argument::Int(shape.splits as i32),
+        Argument::Float(low),
+        Argument::Float(high),
+    ];
+    // SAFETY: the kernel's arguments, and the caller's promise on the addresses.
+    unsafe { device.launch("convoy_small_convolution", shape.launch, stream, &mut arguments) }
+}
+
 /// A problem's kernel and the microseconds it was measured to take.
 #[derive(Clone)]
 pub(super) struct Tuned {
@@ -242,6 +308,8 @@ pub(super) struct Libraries {
     cublaslt: Option<Arc<cublaslt::Handle>>,
     /// Plans of cuDNN's heuristic that are built and timed for a problem.
     plans: usize,
+    /// Known choices are timed again, beside what costs nothing to build.
+    again: bool,
 }
 
 impl Tuned {
@@ -249,7 +317,7 @@ impl Tuned {
         let plan = match &*self.candidate {
             // A plan that cannot be written is searched for again at the next start.
             Candidate::Plan { plan, .. } => plan.text().unwrap_or_default(),
-            Candidate::Product(_) | Candidate::Plain => String::new(),
+            Candidate::Product(_) | Candidate::Small(_) | Candidate::Plain => String::new(),
         };
         let plan = if plan.contains(['\n', '\t']) { String::new() } else { plan };
         Kept { choice: self.candidate.choice().to_string(), micros: self.micros, plan }
@@ -274,7 +342,7 @@ pub struct Tuning {
 impl Libraries {
     /// # Errors
     /// cuDNN is missing or a library refuses the GPU.
-    pub(super) fn open(device: &Arc<Device>, threads: usize, plans: usize) -> Result<Self, CudaError> {
+    pub(super) fn open(device: &Arc<Device>, threads: usize, plans: usize, again: bool) -> Result<Self, CudaError> {
         if device.found().cudnn.is_none() {
             let hint = "install cuDNN 9 (libcudnn9-cuda-13, or pip's nvidia-cudnn-cu13) and put its folder into LD_LIBRARY_PATH";
             return Err(CudaError::NoLibrary { library: "libcudnn.so.9", hint });
@@ -285,7 +353,7 @@ impl Libraries {
             Some(_) => Some(cublaslt::Handle::new()?),
             None => None,
         };
-        Ok(Self { device: device.clone(), cudnn, cublaslt, plans: plans.max(1) })
+        Ok(Self { device: device.clone(), cudnn, cublaslt, plans: plans.max(1), again })
     }
 
     fn identity(&self) -> String {
@@ -328,6 +396,7 @@ impl Libraries {
             let products = cublaslt::products(handle, problem, PRODUCTS, WORKSPACE).unwrap_or_default();
             candidates.extend(products.into_iter().map(Candidate::Product));
         }
+        candidates.extend(small_shape(&self.device, problem).map(Candidate::Small));
         candidates.push(Candidate::Plain);
         candidates
     }
@@ -345,9 +414,21 @@ impl Libraries {
                 let products = cublaslt::products(handle, problem, PRODUCTS, WORKSPACE).ok()?;
                 Candidate::Product(products.into_iter().find(|product| product.algorithm == algorithm)?)
             }
+            Choice::Small => Candidate::Small(small_shape(&self.device, problem)?),
             Choice::Plain => Candidate::Plain,
         };
         Some(Tuned { candidate: Arc::new(candidate), micros: kept.micros, among: 0 })
+    }
+
+    /// What becomes of a known choice.
+    fn beside(&self, problem: &Problem, known: Tuned) -> Built {
+        let Some(shape) = small_shape(&self.device, problem).filter(|_| self.again) else {
+            return Built::Known(known);
+        };
+        match Arc::try_unwrap(known.candidate) {
+            Ok(candidate) => Built::Open(vec![candidate, Candidate::Small(shape), Candidate::Plain]),
+            Err(candidate) => Built::Known(Tuned { candidate, ..known }),
+        }
     }
 
     /// A kernel for each problem: the one chosen before where `known` has one for this GPU and these libraries, the fastest
@@ -404,7 +485,7 @@ impl Libraries {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(problem) = problems.get(at) else { return };
-                        let before = self.chosen(problem, known, handle).map(Built::Known);
+                        let before = self.chosen(problem, known, handle).map(|known| self.beside(problem, known));
                         let done = before.unwrap_or_else(|| Built::Open(self.candidates(problem, handle)));
                         *built[at].lock() = Some(done);
                     }
@@ -436,6 +517,7 @@ struct Bench {
     right: Buffer,
     sums: Buffer,
     workspace: Buffer,
+    counters: Buffer,
 }
 
 impl Bench {
@@ -459,6 +541,7 @@ impl Bench {
             right: device.alloc(bytes)?,
             sums: device.alloc(16)?,
             workspace: device.alloc(WORKSPACE)?,
+            counters: device.zeros(COUNTERS)?,
         };
         for (buffer, elements, seed) in [
             (&bench.x, inputs, 1u32),
@@ -489,6 +572,7 @@ impl Bench {
             addend: y.address,
             y: y.address,
             workspace: self.workspace.address,
+            counters: self.counters.address,
         }
     }
 
