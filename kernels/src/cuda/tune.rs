@@ -685,3 +685,87 @@ pub(super) fn record(
         out_of_memory: false,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::cuda::Activation;
+
+    fn problem(batch: usize) -> Problem {
+        Problem {
+            batch,
+            height: 14,
+            width: 14,
+            channels: 256,
+            out_height: 14,
+            out_width: 14,
+            outputs: 1024,
+            kernel: 1,
+            stride: 1,
+            before: 0,
+            after: 0,
+            activation: Activation::Relu,
+            addend: true,
+            wide: false,
+        }
+    }
+
+    #[test]
+    fn choices_are_read_as_they_are_written() {
+        let choices = [
+            Choice::Plan { search: Search::Heuristic, place: 3, engine: 57 },
+            Choice::Plan { search: Search::Fallback, place: 0, engine: 4 },
+            Choice::Product(Algorithm([1, 0, u64::MAX, 4, 5, 6, 7, 0xabc])),
+            Choice::Small,
+            Choice::Plain,
+        ];
+        let mut kept = Choices { identity: "a GPU, versions".into(), found: HashMap::new() };
+        for (at, choice) in choices.into_iter().enumerate() {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+            let plan = if at == 0 { "{\"plan\": \"text\"}".into() } else { String::new() };
+            let line = Kept { choice: choice.to_string(), micros: 12.25 + at as f32, plan };
+            kept.found.insert(problem(at + 1).to_string(), line);
+        }
+        let read = Choices::parse(&kept.to_string());
+        assert_eq!(read, kept);
+        assert_eq!(read.of(&problem(4)).map(|(choice, _)| choice), Some(Choice::Small));
+        assert_eq!(read.of(&problem(9)), None);
+    }
+
+    #[test]
+    fn what_is_no_choice_is_passed_over() {
+        let text = "identity\n\nconv\tcudnn:a:1\t3.0\t\nconv\tplain\tnever\t\nother\tplain\t2.00\t\n\u{0}\t\t\t";
+        let choices = Choices::parse(text);
+        assert_eq!(choices.found.len(), 2);
+        for text in ["", "cudnn:a:1", "cudnn:x:1:2", "cublaslt:1:2", "plain:1", "cublaslt:1:2:3:4:5:6:7:g"] {
+            assert_eq!(text.parse::<Choice>(), Err(()), "{text}");
+        }
+        assert_eq!(Choices::parse(""), Choices::none());
+    }
+
+    #[test]
+    fn problems_that_differ_have_names_that_differ() {
+        let base = problem(2);
+        let others = [
+            Problem { batch: 3, ..base },
+            Problem { height: 15, ..base },
+            Problem { outputs: 8, ..base },
+            Problem { kernel: 3, ..base },
+            Problem { stride: 2, ..base },
+            Problem { before: 1, ..base },
+            Problem { after: 1, ..base },
+            Problem { activation: Activation::Linear, ..base },
+            Problem { activation: Activation::Relu6, ..base },
+            Problem { addend: false, ..base },
+            Problem { wide: true, ..base },
+        ];
+        let mut names: Vec<String> = others.iter().chain([&base]).map(Problem::to_string).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), others.len() + 1);
+        assert_eq!(base.to_string(), "2x14x14x256-1x1/1+0+0-1024-add-relu");
+        assert_eq!(base.flops(), 2 * 2 * 196 * 1024 * 256);
+        assert_eq!(base.bytes(), 2 * (2 * 196 * (256 + 2 * 1024) + 1024 * 256));
+    }
+}
