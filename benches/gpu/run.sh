@@ -5,12 +5,14 @@
 #
 # CONVOY   the server's binary (target/release/convoy)
 # BENCH    the GPU bench's binary (the newest target/release/deps/gpu-*), called as
-#          BENCH PART --weights FILE --json FILE [--reference FILE]; in the environment PHOTOS is a folder of JPEGs
+#          BENCH PART --weights FILE --json FILE [--reference FILE]; in the environment PHOTOS is a folder of JPEGs. Its part
+#          `all` is check, speed, layers, preprocess and decode in one process, each with a JSON of its own
 # OUT      where report.md and results.json go, new after each part (benches/results/gpu)
 # WORK     where each part's JSON and log go; what an earlier run left there is removed first (OUT)
 # PARTS    which parts, in this order (all)
 # BUDGET   seconds for everything; a part gets at most what is left of them (560)
 # WEIGHTS  a checkpoint to measure with (seeded random weights of ARCH, from SEED)
+# CHOICES  file of kernels that were chosen on an earlier run (a new one)
 # ARCH, SEED, BATCHES, PORT, PYTHON, DEVICE   resnet152, 7, 1,8,32,64,128, 18080, python3 (with torch), cuda
 # CONNECTIONS  of the load on the server, each with one request at a time (256)
 # BENCH_ARGS   more arguments of each call of BENCH
@@ -22,10 +24,11 @@
 set -uo pipefail
 
 # Parts of the bench's binary.
-BENCHES=(check speed layers preprocess decode)
-ALL=(reference check speed pytorch layers preprocess decode http compile memcheck racecheck)
+BENCHES=(all check speed layers preprocess decode)
+DEFAULT=(reference all pytorch http compile memcheck racecheck)
+ALL=("${DEFAULT[@]}" check speed layers preprocess decode)
 # The most seconds a part may take, and those that are left for others after it.
-declare -A LIMIT=([reference]=90 [check]=90 [speed]=90 [pytorch]=150 [layers]=60 [preprocess]=40 [decode]=45 [http]=120
+declare -A LIMIT=([reference]=90 [all]=170 [check]=90 [speed]=90 [pytorch]=150 [layers]=60 [preprocess]=40 [decode]=45 [http]=120
     [compile]=220 [memcheck]=120 [racecheck]=120)
 declare -A SPARE=([compile]=90 [memcheck]=15)
 # A part that would have fewer seconds than this is not begun.
@@ -47,7 +50,7 @@ DEVICE=${DEVICE:-cuda}
 WEIGHTS=${WEIGHTS:-}
 read -ra BENCH_ARGS <<<"${BENCH_ARGS:-}"
 read -ra SERVE_ARGS <<<"${SERVE_ARGS:-}"
-read -ra CHOSEN <<<"${PARTS:-${ALL[*]}}"
+read -ra CHOSEN <<<"${PARTS:-${DEFAULT[*]}}"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 for part in "${CHOSEN[@]}"; do
@@ -69,6 +72,8 @@ mkdir -p "$OUT" "$WORK" || exit 1
 OUT=$(cd "$OUT" && pwd) || exit 1
 WORK=$(cd "$WORK" && pwd) || exit 1
 TEMP=$(mktemp -d) || exit 1
+# Kernels that were chosen by one part are not chosen again by the next.
+CHOICES=${CHOICES:-$TEMP/kernels}
 export PHOTOS=$TEMP/photos
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$TEMP/inductor}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$TEMP/triton}
@@ -244,6 +249,7 @@ serve_and_load() {
     # Identical photos must not share an execution: there are fewer of them than connections.
     "${WITH_LIBRARIES[@]}" timeout -k 5 "$1" "$CONVOY" serve --device "$DEVICE" --weights "$WEIGHTS" --bind "127.0.0.1:$PORT" \
         --services photos --max-batch 64 --queue 2048 --share-identical false --lame-duck-ms 0 --grace-ms 3000 \
+        --kernel-cache "$CHOICES" \
         "${SERVE_ARGS[@]}" >"$WORK/serve.log" 2>&1 </dev/null &
     server=$!
     CHILDREN=("$server")
@@ -305,11 +311,11 @@ run_part() {
     memcheck | racecheck)
         sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
         limited "$seconds" "$log" "${WITH_LIBRARIES[@]}" "$sanitizer" --tool "$part" --error-exitcode 1 --print-limit 20 \
-            "$BENCH" check --small --weights "$WEIGHTS" --json "$TEMP/$part.json" "${BENCH_ARGS[@]}"
+            "$BENCH" check --small --weights "$WEIGHTS" --json "$TEMP/$part.json" --choices "$CHOICES" "${BENCH_ARGS[@]}"
         ;;
     *)
         limited "$seconds" "$log" "${WITH_LIBRARIES[@]}" "$BENCH" "$part" --weights "$WEIGHTS" --json "$WORK/$part.json" \
-            "${reference[@]}" "${BENCH_ARGS[@]}"
+            --batches "$BATCHES" --choices "$CHOICES" "${reference[@]}" "${BENCH_ARGS[@]}"
         ;;
     esac
 }
@@ -363,7 +369,7 @@ if [[ ! -s $WEIGHTS ]]; then
 fi
 echo "weights      $WEIGHTS" | tee -a "$WORK/machine.txt"
 note
-if [[ " ${CHOSEN[*]} " == *" http "* || " ${CHOSEN[*]} " == *" decode "* || " ${CHOSEN[*]} " == *" preprocess "* ]]; then
+if [[ " ${CHOSEN[*]} " == *" http "* || " ${CHOSEN[*]} " == *" decode "* || " ${CHOSEN[*]} " == *" all "* ]]; then
     photos | tee -a "$WORK/machine.txt"
     note
 fi

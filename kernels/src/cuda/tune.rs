@@ -449,7 +449,8 @@ impl Libraries {
         let began = Instant::now();
         let mut bench = None;
         let mut tuned = HashMap::new();
-        let mut choices = Choices { identity, found: HashMap::new() };
+        // Those of other batch sizes and networks stay.
+        let mut choices = Choices { identity, ..known };
         for (problem, built) in problems.iter().zip(built) {
             let chosen = match built {
                 Built::Known(tuned) => {
