@@ -179,19 +179,3 @@ pub fn prefetch(bytes: u64) -> Launch {
 pub fn top(batch: u32) -> Launch {
     Launch { grid: (1, batch), threads: 256, shared_bytes: 2 * 256 * 4 + 16 }
 }
-
-/// Stand-in.
-#[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
-pub struct SmallConvolution {
-    pub launch: Launch,
-    pub splits: u32,
-    pub partial_bytes: usize,
-    pub counters: usize,
-}
-
-/// Stand-in.
-#[must_use]
-pub fn small_convolution(_: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32) -> Option<SmallConvolution> {
-    None
-}
