@@ -581,6 +581,302 @@ fn a_nan_is_not_clamped_or_pooled_away() {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Addend {
+    None,
+    Apart,
+    /// Where the output goes.
+    InPlace,
+}
+
+/// A launch of `convoy_small_convolution`.
+#[derive(Debug, Clone, Copy)]
+struct Small {
+    shape: Shape,
+    filters: usize,
+    splits: usize,
+    addend: Addend,
+    bounds: (f32, f32),
+}
+
+const LINEAR: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
+
+impl Small {
+    /// Square pictures and windows with padding on all sides, split as for `blocks` blocks.
+    fn square(
+        side: usize,
+        channels: usize,
+        filters: usize,
+        kernel: usize,
+        stride: usize,
+        blocks: u32,
+    ) -> Self {
+        let (pad, out) = (kernel / 2, (side - 1) / stride + 1);
+        let shape = Shape {
+            batch: 1,
+            height: side,
+            width: side,
+            channels,
+            out_height: out,
+            out_width: out,
+            kernel,
+            stride,
+            pad_top: pad,
+            pad_left: pad,
+        };
+        let mut small =
+            Self { shape, filters, splits: 1, addend: Addend::None, bounds: (0.0, f32::INFINITY) };
+        small.splits = small.planned(blocks).unwrap().splits as usize;
+        small
+    }
+
+    fn planned(&self, blocks: u32) -> Option<source::SmallConvolution> {
+        let Shape { batch, channels, out_height, out_width, kernel, .. } = self.shape;
+        let [batch, out_height, out_width, filters, channels, kernel] =
+            [batch, out_height, out_width, self.filters, channels, kernel].map(|of| of as u32);
+        source::small_convolution(batch, out_height, out_width, filters, channels, kernel, blocks)
+    }
+
+    fn outputs(&self) -> usize {
+        self.shape.batch * self.shape.out_height * self.shape.out_width * self.filters
+    }
+
+    fn terms(&self) -> usize {
+        self.shape.kernel * self.shape.kernel * self.shape.channels
+    }
+
+    /// With threads and blocks in several orders, which must not matter.
+    fn run(&self, input: &[u16], weight: &[u16], bias: &[f32], addend: &[u16]) -> Vec<u16> {
+        type Kernel = unsafe extern "C" fn(
+            P,
+            P,
+            P,
+            P,
+            P,
+            P,
+            P,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            i32,
+            f32,
+            f32,
+        );
+        // SAFETY: the type is the kernel's.
+        let kernel = unsafe { host::library().get::<Kernel>(b"convoy_small_convolution_host") }.unwrap();
+        let Shape { batch, height, width, channels, out_height, out_width, kernel: side, .. } = self.shape;
+        let [batch, height, width, channels, filters, out_height, out_width, side] =
+            [batch, height, width, channels, self.filters, out_height, out_width, side].map(|of| of as i32);
+        let [stride, top, left, splits] =
+            [self.shape.stride, self.shape.pad_top, self.shape.pad_left, self.splits].map(|of| of as i32);
+        let tiles = self.outputs() / self.filters;
+        let tiles = tiles.div_ceil(64) * self.filters.div_ceil(32);
+        let mut launch = self.planned(u32::MAX).unwrap().launch;
+        assert_eq!(launch.grid.0 as usize, tiles);
+        launch.grid.1 = self.splits as u32;
+        let (parts, counted) = if self.splits > 1 { (tiles * self.splits * 64 * 32, tiles) } else { (0, 0) };
+        let [mut memory, mut weights] = [input, weight].map(Memory::of);
+        let mut biases = Memory::of(bias);
+        let mut counters = Memory::of(&vec![0_u32; counted]);
+        let blocks = (tiles * self.splits) as u32;
+        let mut results = [(1, 1), (255, (blocks - 1).max(1)), (37, 65_537)].map(|(turn, block_turn)| {
+            let mut partials = Memory::of(&vec![f32::NAN; parts]);
+            let mut apart = Memory::of(addend);
+            let mut out = match self.addend {
+                Addend::InPlace => Memory::of(addend),
+                _ => Memory::rubbish::<u16>(self.outputs()),
+            };
+            let add = match self.addend {
+                Addend::None => std::ptr::null_mut(),
+                Addend::Apart => apart.pointer(),
+                Addend::InPlace => out.pointer(),
+            };
+            // SAFETY: every pointer is into a `Memory` of the size that the kernel's documentation asks for.
+            host::launch_in_order(launch, turn, block_turn, || unsafe {
+                kernel(
+                    memory.pointer(),
+                    weights.pointer(),
+                    biases.pointer(),
+                    add,
+                    out.pointer(),
+                    partials.pointer(),
+                    counters.pointer(),
+                    batch,
+                    height,
+                    width,
+                    channels,
+                    filters,
+                    out_height,
+                    out_width,
+                    side,
+                    stride,
+                    top,
+                    left,
+                    splits,
+                    self.bounds.0,
+                    self.bounds.1,
+                );
+            });
+            partials.read::<f32>();
+            assert!(counters.read::<u32>().iter().all(|&count| count == 0), "counters are left: {self:?}");
+            out.read::<u16>()
+        });
+        let result = std::mem::take(&mut results[0]);
+        assert!(results[1..].iter().all(|other| *other == result), "an order matters: {self:?}");
+        result
+    }
+
+    /// Of every output, the sum before the clamp and that of its terms' sizes.
+    fn sums(&self, input: &[u16], weight: &[u16], bias: &[f32], addend: &[u16]) -> Vec<(f64, f64)> {
+        let [input, weight, addend] =
+            [input, weight, addend].map(|halves| halves.iter().map(|&half| wide(half)).collect::<Vec<f64>>());
+        let Shape { height, width, channels, out_height, out_width, kernel, .. } = self.shape;
+        let sum = |at: usize| {
+            let (pixel, filter) = (at / self.filters, at % self.filters);
+            let (picture, y, x) =
+                (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
+            let mut sum =
+                f64::from(bias[filter]) + if self.addend == Addend::None { 0.0 } else { addend[at] };
+            let mut size = sum.abs();
+            for tap in 0..kernel * kernel {
+                if let Some(seen) = self.shape.pixel(y, x, tap / kernel, tap % kernel) {
+                    let seen = &input[(picture * height * width + seen) * channels..][..channels];
+                    let factors = &weight[(filter * kernel * kernel + tap) * channels..][..channels];
+                    for (a, b) in seen.iter().zip(factors) {
+                        sum += a * b;
+                        size += (a * b).abs();
+                    }
+                }
+            }
+            (sum, size)
+        };
+        (0..self.outputs()).map(sum).collect()
+    }
+
+    /// Of small integers, whose sums floats hold exactly: a term too many or too few shows.
+    fn check_exactly(&self) {
+        let integers = |seed: u64, count: usize| -> Vec<u16> {
+            bits(seed, count).map(|bits| f16::from_f32((bits >> 60) as f32 - 7.0).to_bits()).collect()
+        };
+        let (input, weight) = (integers(1, self.shape.inputs()), integers(2, self.filters * self.terms()));
+        let bias: Vec<f32> = integers(3, self.filters).into_iter().map(|half| wide(half) as f32).collect();
+        let addend = integers(4, self.outputs());
+        let out = self.run(&input, &weight, &bias, &addend);
+        for (at, (sum, _)) in self.sums(&input, &weight, &bias, &addend).into_iter().enumerate() {
+            let expected = f16::from_f64(sum.clamp(self.bounds.0.into(), self.bounds.1.into()));
+            assert_eq!(wide(out[at]), expected.to_f64(), "output {at} of {self:?}");
+        }
+    }
+
+    /// Of fractions, as near as a sum of floats that is rounded to a half can be.
+    fn check_nearly(&self) {
+        let (input, weight) = (halves(5, self.shape.inputs()), halves(6, self.filters * self.terms()));
+        let (bias, addend) = (floats(7, self.filters), halves(8, self.outputs()));
+        let out = self.run(&input, &weight, &bias, &addend);
+        for (at, (sum, size)) in self.sums(&input, &weight, &bias, &addend).into_iter().enumerate() {
+            let (out, expected) = (wide(out[at]), sum.clamp(self.bounds.0.into(), self.bounds.1.into()));
+            // Errors of a sum's roundings largely cancel.
+            let summing = size * f64::from(f32::EPSILON) * 4.0;
+            let rounding = (expected.abs() + summing) / 2048.0 + 1e-7;
+            assert!(
+                (out - expected).abs() <= summing + rounding,
+                "{out} for {expected}: output {at} of {self:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn small_convolutions_of_networks_are_their_sums() {
+    for (side, channels, filters, kernel, stride, addend) in [
+        (14, 256, 256, 3, 1, Addend::None),
+        (28, 128, 128, 3, 1, Addend::None),
+        (7, 512, 512, 3, 1, Addend::None),
+        (14, 512, 512, 3, 2, Addend::None),
+        (28, 256, 256, 3, 2, Addend::None),
+        (14, 1024, 256, 1, 1, Addend::None),
+        (14, 256, 1024, 1, 1, Addend::InPlace),
+        (14, 512, 1024, 1, 2, Addend::Apart),
+        (7, 64, 96, 5, 1, Addend::None),
+    ] {
+        let small = Small { addend, ..Small::square(side, channels, filters, kernel, stride, 132) };
+        small.check_exactly();
+        small.check_nearly();
+    }
+}
+
+#[test]
+fn small_convolutions_are_split_in_any_way() {
+    for splits in 1..=32 {
+        Small { splits, ..Small::square(9, 96, 40, 3, 1, 1000) }.check_exactly();
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn small_convolutions_are_their_sums(
+        shape in shapes(),
+        batch in 1..4_usize,
+        groups in 1..5_usize,
+        octets in 1..13_usize,
+        splits in 1..=32_usize,
+        addend in prop::sample::select(&[Addend::None, Addend::Apart, Addend::InPlace]),
+        bounds in prop::sample::select(&[LINEAR, (0.0, f32::INFINITY), (0.0, 6.0), (-3.5, 2.5)]),
+    ) {
+        let shape = Shape { batch, channels: groups * 32, ..shape };
+        let small = Small { shape, filters: octets * 8, splits, addend, bounds };
+        small.check_exactly();
+        small.check_nearly();
+    }
+}
+
+#[test]
+fn a_nan_stays_in_a_small_convolution() {
+    for splits in [1, 5] {
+        let small = Small { splits, bounds: (0.0, 6.0), ..Small::square(6, 64, 40, 3, 1, 1000) };
+        let mut input = halves(1, small.shape.inputs());
+        // The pixel in row 1 and column 2, in the last step's channels.
+        input[(6 + 2) * 64 + 61] = f16::NAN.to_bits();
+        let out = small.run(&input, &halves(2, 40 * small.terms()), &floats(3, 40), &[]);
+        for (at, &half) in out.iter().enumerate() {
+            let (y, x) = (at / 40 / 6, at / 40 % 6);
+            assert_eq!(wide(half).is_nan(), y < 3 && (1..4).contains(&x), "output {at}");
+        }
+    }
+}
+
+#[test]
+fn small_convolutions_are_split_to_fill_the_device() {
+    let plan = |pixels, filters, channels, kernel, blocks| {
+        let small = source::small_convolution(1, pixels, 1, filters, channels, kernel, blocks)?;
+        assert_eq!(small.launch.grid.1, small.splits);
+        Some((small.launch.grid.0, small.splits, small.partial_bytes, small.counters))
+    };
+    assert_eq!(plan(196, 256, 256, 3, 132), Some((32, 4, 128 * 64 * 32 * 4, 32)));
+    assert_eq!(plan(196, 256, 256, 3, 264), Some((32, 8, 256 * 64 * 32 * 4, 32)));
+    assert_eq!(plan(49, 512, 512, 3, 132), Some((16, 8, 128 * 64 * 32 * 4, 16)));
+    assert_eq!(plan(196, 1024, 256, 1, 132), Some((128, 1, 0, 0)));
+    // A split has four steps at least, and there are 32 at most.
+    assert_eq!(plan(49, 32, 256, 1, 132), Some((1, 2, 2 * 64 * 32 * 4, 1)));
+    assert_eq!(plan(49, 32, 64, 1, 132), Some((1, 1, 0, 0)));
+    assert_eq!(plan(49, 32, 512, 3, 132), Some((1, 32, 32 * 64 * 32 * 4, 1)));
+    for (pixels, filters, channels) in
+        [(784, 512, 128), (196, 256, 48), (196, 12, 64), (0, 8, 32), (1, 0, 32)]
+    {
+        assert_eq!(plan(pixels, filters, channels, 1, 132), None);
+    }
+}
+
 #[test]
 fn only_what_is_implemented_is_launched() {
     assert_eq!(source::depthwise(1, 4, 4, 8, 7, 1), None);

@@ -7,7 +7,12 @@ use kernels::cuda::{CudaError, Device};
 
 use crate::{
     config::{DeviceConfig, DeviceName},
-    vision::{CpuEngine, CudaModel, CudaOptions, Engine, cpu::CpuOptions, cuda::{PREFETCHED, buckets}, fold::TensorSource},
+    vision::{
+        CpuEngine, CudaModel, CudaOptions, Engine,
+        cpu::CpuOptions,
+        cuda::{PREFETCHED, buckets},
+        fold::TensorSource,
+    },
 };
 
 /// Plans of cuDNN's that are built and timed for each convolution: the heuristic's first few hold the fastest, and each

@@ -6,7 +6,7 @@
 //! must be off.
 //!
 //! Pointers are device addresses, 16-byte aligned unless said otherwise; `half` is the bits of an IEEE binary16. Every
-//! kernel with `batch` has a picture a block of `grid.y`, so a batch is at most 65535. Parameters, in order:
+//! kernel with `batch` but `convoy_small_convolution` has a picture a block of `grid.y`, so a batch is at most 65535. Parameters, in order:
 //!
 //! | kernel | parameters | [`Launch`] |
 //! |---|---|---|
@@ -17,6 +17,7 @@
 //! | `convoy_average_pool` | `half *in, half *out, int pixels, int channels` | [`average_pool`] |
 //! | `convoy_depthwise` | `half *in, half *weight, float *bias, half *out, int height, int width, int channels, int out_height, int out_width, int kernel, int stride, int pad_top, int pad_left, float low, float high` | [`depthwise`] |
 //! | `convoy_convolution` | `half *in, half *weight, float *bias, half *addend, void *out, int out_is_f32, int height, int width, int channels, int filters, int out_height, int out_width, int kernel_height, int kernel_width, int stride, int pad_top, int pad_left, float low, float high` | [`convolution`] |
+//! | `convoy_small_convolution` | `half *in, half *weight, float *bias, half *addend, half *out, float *partials, u32 *counters, int batch, int height, int width, int channels, int filters, int out_height, int out_width, int kernel, int stride, int pad_top, int pad_left, int splits, float low, float high` | [`small_convolution`] |
 //! | `convoy_fill` | `half *out, u64 count, u32 seed, float scale` | [`fill`] |
 //! | `convoy_differ` | `void *a, void *b, int a_is_f32, int b_is_f32, u64 count, double *sums` | [`differ`] |
 //! | `convoy_prefetch` | `u8 *from, u64 bytes` | [`prefetch`] |
@@ -38,6 +39,8 @@ pub const SOURCE: &str = concat!(
     include_str!("../../pool.cu"),
     "#line 1 \"convolution.cu\"\n",
     include_str!("../../convolution.cu"),
+    "#line 1 \"small.cu\"\n",
+    include_str!("../../small.cu"),
     "#line 1 \"check.cu\"\n",
     include_str!("../../check.cu"),
     "#line 1 \"prefetch.cu\"\n",
@@ -47,7 +50,7 @@ pub const SOURCE: &str = concat!(
 );
 
 /// Every kernel's name.
-pub const KERNELS: [&str; 11] = [
+pub const KERNELS: [&str; 12] = [
     "convoy_pack_rgb8",
     "convoy_pack_f32",
     "convoy_resize",
@@ -55,6 +58,7 @@ pub const KERNELS: [&str; 11] = [
     "convoy_average_pool",
     "convoy_depthwise",
     "convoy_convolution",
+    "convoy_small_convolution",
     "convoy_fill",
     "convoy_differ",
     "convoy_top",
@@ -154,6 +158,52 @@ pub fn depthwise(
 #[must_use]
 pub fn convolution(batch: u32, out_height: u32, out_width: u32, filters: u32) -> Launch {
     Launch::each(u64::from(out_height) * u64::from(out_width) * u64::from(filters), batch, 256)
+}
+
+/// How `convoy_small_convolution` is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SmallConvolution {
+    /// Tiles of outputs along x, splits of their sums along y.
+    pub launch: Launch,
+    /// The kernel's `splits`.
+    pub splits: u32,
+    /// Bytes of `partials`; none if nothing is split, and the pointer may be null.
+    pub partial_bytes: usize,
+    /// Entries of `counters`, which are zero before the first launch; likewise.
+    pub counters: usize,
+}
+
+/// `convoy_small_convolution` to `[batch, out_height, out_width, filters]` by windows of `kernel` by `kernel`. None where
+/// channels are no multiple of 32 or filters none of eight, and where there is work for more than `blocks` blocks, which
+/// keep the device busy, without it.
+#[must_use]
+pub fn small_convolution(
+    batch: u32,
+    out_height: u32,
+    out_width: u32,
+    filters: u32,
+    channels: u32,
+    kernel: u32,
+    blocks: u32,
+) -> Option<SmallConvolution> {
+    // As in small.cu.
+    const TILE: (u32, u32) = (64, 32);
+    const SHARED_BYTES: u32 = 4 * TILE.0 * 40 * 4 + 16;
+    // A warp each of the four that share a block's sums.
+    const STEPS: u32 = 4;
+    const MOST_SPLITS: u32 = 32;
+    if !channels.is_multiple_of(32) || !filters.is_multiple_of(8) {
+        return None;
+    }
+    let pixels = u64::from(batch) * u64::from(out_height) * u64::from(out_width);
+    let tiles = pixels.div_ceil(TILE.0.into()).checked_mul(filters.div_ceil(TILE.1).into())?;
+    let tiles = u32::try_from(tiles).ok().filter(|tiles| (1..=blocks).contains(tiles))?;
+    let steps = kernel * kernel * (channels / 32);
+    let splits = (blocks / tiles).min(steps / STEPS).clamp(1, MOST_SPLITS);
+    let (partial_bytes, counters) =
+        if splits > 1 { ((tiles * splits * TILE.0 * TILE.1 * 4) as usize, tiles as usize) } else { (0, 0) };
+    let launch = Launch { grid: (tiles, splits), threads: 256, shared_bytes: SHARED_BYTES };
+    Some(SmallConvolution { launch, splits, partial_bytes, counters })
 }
 
 /// `convoy_fill` of `count` halves.

@@ -342,7 +342,12 @@ pub struct Tuning {
 impl Libraries {
     /// # Errors
     /// cuDNN is missing or a library refuses the GPU.
-    pub(super) fn open(device: &Arc<Device>, threads: usize, plans: usize, again: bool) -> Result<Self, CudaError> {
+    pub(super) fn open(
+        device: &Arc<Device>,
+        threads: usize,
+        plans: usize,
+        again: bool,
+    ) -> Result<Self, CudaError> {
         if device.found().cudnn.is_none() {
             let hint = "install cuDNN 9 (libcudnn9-cuda-13, or pip's nvidia-cudnn-cu13) and put its folder into LD_LIBRARY_PATH";
             return Err(CudaError::NoLibrary { library: "libcudnn.so.9", hint });
@@ -486,7 +491,8 @@ impl Libraries {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(problem) = problems.get(at) else { return };
-                        let before = self.chosen(problem, known, handle).map(|known| self.beside(problem, known));
+                        let before =
+                            self.chosen(problem, known, handle).map(|known| self.beside(problem, known));
                         let done = before.unwrap_or_else(|| Built::Open(self.candidates(problem, handle)));
                         *built[at].lock() = Some(done);
                     }
@@ -736,7 +742,8 @@ mod tests {
 
     #[test]
     fn what_is_no_choice_is_passed_over() {
-        let text = "identity\n\nconv\tcudnn:a:1\t3.0\t\nconv\tplain\tnever\t\nother\tplain\t2.00\t\n\u{0}\t\t\t";
+        let text =
+            "identity\n\nconv\tcudnn:a:1\t3.0\t\nconv\tplain\tnever\t\nother\tplain\t2.00\t\n\u{0}\t\t\t";
         let choices = Choices::parse(text);
         assert_eq!(choices.found.len(), 2);
         for text in ["", "cudnn:a:1", "cudnn:x:1:2", "cublaslt:1:2", "plain:1", "cublaslt:1:2:3:4:5:6:7:g"] {

@@ -98,13 +98,20 @@ pub(crate) fn library() -> &'static Library {
 
 /// Sets grid, block and shared memory, and runs `kernel`. Threads of a block take turns in steps of `stride`.
 pub(crate) fn launch(launch: Launch, stride: u32, kernel: impl FnOnce()) {
-    type Set = unsafe extern "C" fn(u32, u32, u32, u32, *mut c_void, u32);
+    launch_in_order(launch, stride, 1, kernel);
+}
+
+/// [`launch`] with blocks that take turns in steps of `block_stride`, which is coprime to their number.
+pub(crate) fn launch_in_order(launch: Launch, stride: u32, block_stride: u32, kernel: impl FnOnce()) {
+    type Set = unsafe extern "C" fn(u32, u32, u32, u32, u32, *mut c_void, u32);
     // SAFETY: the type is that of the function in common.cuh.
     let set = unsafe { library().get::<Set>(b"convoy_host_launch") }.unwrap();
     let mut shared = Memory::rubbish::<u8>(launch.shared_bytes as usize);
     let (grid_x, grid_y) = launch.grid;
     // SAFETY: it stores its arguments, and `shared` lives until after the kernel.
-    unsafe { set(grid_x, grid_y, launch.threads, stride, shared.pointer(), launch.shared_bytes) };
+    unsafe {
+        set(grid_x, grid_y, launch.threads, stride, block_stride, shared.pointer(), launch.shared_bytes)
+    };
     kernel();
     shared.read::<u8>();
 }
