@@ -145,7 +145,7 @@ pub(crate) const POOLS: [Pool; 2] = [
         ],
         plotted: &["fixed 8", "HPA CPU 70 %", "offered 70 %, drain 0.5 s", "KEDA drain 1 s"],
     },
-    // A T4, as benches/simulate/device.rs models it: an estimate, no measurement; this version has no engine for GPUs.
+    // A T4, as benches/simulate/device.rs models it: an estimate, no measurement.
     // Requests carry 32 photos, which go through as one; a batch is of 64 photos at most.
     Pool {
         name: "GPU",
