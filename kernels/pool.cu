@@ -35,29 +35,39 @@ KERNEL(convoy_max_pool, (256), const f16 *RESTRICT in, f16 *RESTRICT out, int he
     }
 }
 
-// in [batch, pixels, channels] to out [batch, channels]: the sum in f32 from the first pixel to the last, times
-// 1 / pixels.
-KERNEL(convoy_average_pool, (64), const f16 *RESTRICT in, f16 *RESTRICT out, int pixels, int channels) {
+// in [batch, pixels, channels] to out [batch, channels]: the sum in f32, times 1 / pixels. A block has 32 groups of eight
+// channels, and eight threads share a group's pixels: the order of the sum is that of the shares.
+KERNEL(convoy_average_pool, (256), const f16 *RESTRICT in, f16 *RESTRICT out, int pixels, int channels) {
     EACH_BLOCK {
+        float *shares = SHARED(float, 0);
+        u32 groups = (u32)channels / 8;
         EACH_THREAD(t) {
-            u32 groups = (u32)channels / 8, group = BLOCK_X * THREADS + t;
+            u32 group = BLOCK_X * 32 + t % 32;
             if (group >= groups) continue;
             const uint4 *from = (const uint4 *)in + (u64)BLOCK_Y * (u32)pixels * groups + group;
-            float sums[8], share = DIVIDE(1.0f, (float)pixels);
+            float sums[8];
             UNROLL
             for (u32 i = 0; i < 8; ++i) sums[i] = 0.0f;
-#ifdef __CUDACC__
-#pragma unroll 7
-#endif
-            for (int pixel = 0; pixel < pixels; ++pixel) {
+            for (u32 pixel = t / 32; pixel < (u32)pixels; pixel += 8) {
                 float seen[8];
-                spread(*from, seen);
-                from += groups;
+                spread(from[(u64)pixel * groups], seen);
                 UNROLL
                 for (u32 i = 0; i < 8; ++i) sums[i] += seen[i];
             }
             UNROLL
-            for (u32 i = 0; i < 8; ++i) sums[i] *= share;
+            for (u32 i = 0; i < 8; ++i) shares[i * 256 + t] = sums[i];
+        }
+        BARRIER;
+        EACH_THREAD(t) {
+            u32 group = BLOCK_X * 32 + t;
+            if (t >= 32 || group >= groups) continue;
+            float sums[8], share = DIVIDE(1.0f, (float)pixels);
+            UNROLL
+            for (u32 i = 0; i < 8; ++i) {
+                sums[i] = 0.0f;
+                for (u32 part = 0; part < 8; ++part) sums[i] += shares[i * 256 + part * 32 + t];
+                sums[i] *= share;
+            }
             ((uint4 *)out)[(u64)BLOCK_Y * groups + group] = gather(sums);
         }
     }

@@ -14,6 +14,9 @@
 #define SMALL_FILTERS 32
 #define SMALL_PARTS 4
 
+// Steps whose operands are on their way while one is multiplied: a warp has few, and each waits for memory.
+#define SMALL_AHEAD 3
+
 // Floats from a pixel's sums to the next one's in shared memory: quads of lanes that write together hit different banks.
 #define SMALL_PITCH 40
 
@@ -30,18 +33,24 @@ typedef struct {
     u32 words; // Of a pixel.
 } SmallShape;
 
-// The lane's rows of the warp's tile: pixels group + 8 i, whose windows start in row corner >> 16 and column
-// (short)corner, and filters group + 8 j.
-// Two words a pixel are what registers are left for.
+// The lane's rows of the warp's tile: pixels group + 8 i and filters group + 8 j. Byte i of `inside_y` and of `inside_x` has
+// the rows and columns of the window that are within the picture.
 typedef struct {
-    word_lanes window[4];
-    int_lanes corner[4];
+    word_lanes window[4], inside_y, inside_x;
 } SmallRows;
 
 // In the order of the fragments: a[tile][half of the step][register], b[tile][half of the step][register].
 typedef struct {
     word_lanes a[2 * 2 * 4], b[4 * 2 * 2];
 } SmallOperands;
+
+// Bit k of eight: whether start + k is in 0 .. end.
+DEVICE u32 small_inside(int start, int end) {
+    int from = start < 0 ? -start : 0, to = end - start;
+    from = from < 8 ? from : 8;
+    to = to < 8 ? to : 8;
+    return to > from ? (1u << to) - (1u << from) : 0;
+}
 
 DEVICE void small_advance(SmallStep *step, SmallShape shape) {
     u32 kernel = (u32)shape.kernel, factor = shape.words;
@@ -59,7 +68,7 @@ DEVICE void small_advance(SmallStep *step, SmallShape shape) {
 }
 
 // Zeros for what is outside the picture, for filters beyond `filters`, and for all if not `wanted`.
-DEVICE void small_fetch(SmallOperands *to, const uint4 *RESTRICT in, const uint4 *RESTRICT weight, SmallRows *rows,
+DEVICE void small_fetch(SmallOperands *to, const uint4 *in, const uint4 *weight, SmallRows *rows,
                         SmallShape shape, SmallStep *step, int filters, int wanted) {
     EACH_LANE(l) {
         u32 pitch = 8 * (u32)(shape.kernel * shape.kernel) * shape.words;
@@ -72,12 +81,11 @@ DEVICE void small_fetch(SmallOperands *to, const uint4 *RESTRICT in, const uint4
             LANE(to->b[j * 4 + 2], l) = seen.z;
             LANE(to->b[j * 4 + 3], l) = seen.w;
         }
+        u32 inside = wanted ? LANE(rows->inside_y, l) >> step->y & LANE(rows->inside_x, l) >> step->x : 0;
         UNROLL
         for (u32 i = 0; i < 4; ++i) {
-            int corner = LANE(rows->corner[i], l);
-            u32 y = (u32)((corner >> 16) + step->y), x = (u32)((short)corner + step->x);
             uint4 seen = words(0, 0, 0, 0);
-            if (wanted && y < (u32)shape.height && x < (u32)shape.width) seen = in[LANE(rows->window[i], l) + step->tap];
+            if (inside >> (8 * i) & 1) seen = in[LANE(rows->window[i], l) + step->tap];
             u32 at = i / 2 * 8 + i % 2;
             LANE(to->a[at], l) = seen.x;
             LANE(to->a[at + 2], l) = seen.y;
@@ -100,11 +108,11 @@ DEVICE void small_multiply(float_lanes *sums, SmallOperands *by) {
 
 // in [batch, height, width, channels], weight [filters, kernel, kernel, channels], bias [filters], addend null or like out,
 // which it may be, out [batch, out_height, out_width, filters]; `channels` is a multiple of 32, `filters` of eight,
-// sides are below 32768.
+// `kernel` at most eight.
 // grid.x is tiles of 64 pixels by 32 filters, the latter faster, grid.y is `splits` of the sums. With more than one,
 // partials [tiles, splits, 64 * 32] is the kernel's, and counters [tiles] is zero before and after. A result depends on
 // the shapes and `splits`, on no order.
-KERNEL(convoy_small_convolution, (256, 2), const f16 *RESTRICT in, const f16 *RESTRICT weight, const float *RESTRICT bias,
+KERNEL(convoy_small_convolution, (256, 1), const f16 *in, const f16 *weight, const float *RESTRICT bias,
        const f16 *addend, f16 *out, float *partials, u32 *counters, int batch, int height, int width, int channels,
        int filters, int out_height, int out_width, int kernel, int stride, int pad_top, int pad_left, int splits, float low,
        float high) {
@@ -116,10 +124,10 @@ KERNEL(convoy_small_convolution, (256, 2), const f16 *RESTRICT in, const f16 *RE
         u32 pixels = (u32)(batch * out_height * out_width);
 
         EACH_WARP(w) {
-            u32 part = w / 2, steps = taps * (u32)channels / 32;
-            u32 from = steps * BLOCK_Y / (u32)splits, end = steps * (BLOCK_Y + 1) / (u32)splits;
-            u32 begin = from + (end - from) * part / SMALL_PARTS;
-            int left = (int)(from + (end - from) * (part + 1) / SMALL_PARTS - begin);
+            u32 part = w / 2, steps = taps * (u32)channels / 32, each = steps / (u32)splits, more = steps % (u32)splits;
+            u32 from = each * BLOCK_Y + (BLOCK_Y < more ? BLOCK_Y : more), count = each + (BLOCK_Y < more ? 1 : 0);
+            u32 begin = from + count * part / SMALL_PARTS;
+            int left = (int)(from + count * (part + 1) / SMALL_PARTS - begin);
             SmallShape shape = {height, width, kernel, (u32)channels / 8};
             SmallStep step;
             u32 chunk = begin / taps, tap = begin % taps;
@@ -128,33 +136,49 @@ KERNEL(convoy_small_convolution, (256, 2), const f16 *RESTRICT in, const f16 *RE
             step.tap = (u32)(step.y * width + step.x) * shape.words + chunk * 4;
 
             SmallRows rows;
-            SmallOperands even, odd;
+            SmallOperands ring[SMALL_AHEAD + 1];
             float_lanes sums[2 * 4 * 4];
+            // First a pixel a lane, as there are 32.
+            word_lanes window, inside;
+            EACH_LANE(l) {
+                u32 pixel = first_pixel + w % 2 * 32 + l;
+                u32 row = pixel / (u32)out_width, picture = row / (u32)out_height;
+                int top = (int)(row - picture * (u32)out_height) * stride - pad_top;
+                int edge = (int)(pixel - row * (u32)out_width) * stride - pad_left;
+                u32 y = pixel < pixels ? small_inside(top, height) : 0;
+                LANE(window, l) = ((picture * (u32)height + (u32)top) * (u32)width + (u32)edge) * shape.words;
+                LANE(inside, l) = y << 8 | small_inside(edge, width);
+            }
             EACH_LANE(l) {
                 LANE(step.factor, l) = ((first_filter + l / 4) * taps + tap) * shape.words + chunk * 4 + l % 4;
+                LANE(rows.inside_y, l) = LANE(rows.inside_x, l) = 0;
                 UNROLL
                 for (u32 i = 0; i < 4; ++i) {
-                    u32 pixel = first_pixel + w % 2 * 32 + i * 8 + l / 4;
-                    u32 row = pixel / (u32)out_width, picture = row / (u32)out_height;
-                    int top = (int)(row % (u32)out_height) * stride - pad_top;
-                    int edge = (int)(pixel % (u32)out_width) * stride - pad_left;
-                    LANE(rows.window[i], l) = ((picture * (u32)height + (u32)top) * (u32)width + (u32)edge) * shape.words + l % 4;
-                    LANE(rows.corner[i], l) = (int)((u32)(pixel < pixels ? top : -0x8000) << 16 | ((u32)edge & 0xffff));
+                    u32 both = OTHER_LANE(inside, l / 4 + i * 8);
+                    LANE(rows.inside_y, l) |= (both >> 8) << (8 * i);
+                    LANE(rows.inside_x, l) |= (both & 255) << (8 * i);
+                    LANE(rows.window[i], l) = OTHER_LANE(window, l / 4 + i * 8) + l % 4;
                 }
                 UNROLL
                 for (u32 i = 0; i < 32; ++i) LANE(sums[i], l) = 0.0f;
             }
-            const uint4 *picture = (const uint4 *)in, *factors = (const uint4 *)weight;
+            const uint4 *seen = (const uint4 *)in, *factors = (const uint4 *)weight;
             int columns = filters - (int)first_filter;
-            small_fetch(&even, picture, factors, &rows, shape, &step, columns, left > 0);
+            UNROLL
+            for (int at = 0; at < SMALL_AHEAD; ++at) {
+                small_fetch(ring + at, seen, factors, &rows, shape, &step, columns, left > at);
+                small_advance(&step, shape);
+            }
             ROLLED
-            for (; left > 0; left -= 2) {
-                small_advance(&step, shape);
-                small_fetch(&odd, picture, factors, &rows, shape, &step, columns, left > 1);
-                small_multiply(sums, &even);
-                small_advance(&step, shape);
-                small_fetch(&even, picture, factors, &rows, shape, &step, columns, left > 2);
-                small_multiply(sums, &odd);
+            for (; left > 0; left -= SMALL_AHEAD + 1) {
+                UNROLL
+                for (int at = 0; at <= SMALL_AHEAD; ++at) {
+                    SmallOperands *next = ring + (at + SMALL_AHEAD) % (SMALL_AHEAD + 1);
+                    small_fetch(next, seen, factors, &rows, shape, &step, columns, left > at + SMALL_AHEAD);
+                    small_advance(&step, shape);
+                    LANES_MEET;
+                    if (left > at) small_multiply(sums, ring + at);
+                }
             }
             EACH_LANE(l) {
                 float *tile = shared + (part * SMALL_PIXELS + w % 2 * 32 + l / 4) * SMALL_PITCH + l % 4 * 2;
@@ -208,7 +232,7 @@ KERNEL(convoy_small_convolution, (256, 2), const f16 *RESTRICT in, const f16 *RE
             spread(words(0, 0, 0, 0), more);
             if (addend) spread(((const uint4 *)addend)[at], more);
             UNROLL
-            for (u32 i = 0; i < 8; ++i) sums[i] = 0.0f;
+            for (u32 i = 0; i < 8; ++i) sums[i] = bias[filter + i];
             if (splits > 1) {
                 const float4 *partial = (const float4 *)partials + (u64)BLOCK_X * (u32)splits * 512 + t;
                 ROLLED
@@ -236,10 +260,10 @@ KERNEL(convoy_small_convolution, (256, 2), const f16 *RESTRICT in, const f16 *RE
             } else {
                 const float *own = shared + t / 4 * SMALL_PITCH + t % 4 * 8;
                 UNROLL
-                for (u32 i = 0; i < 8; ++i) sums[i] = own[i];
+                for (u32 i = 0; i < 8; ++i) sums[i] += own[i];
             }
             UNROLL
-            for (u32 i = 0; i < 8; ++i) sums[i] = clamp(sums[i] + bias[filter + i] + more[i], low, high);
+            for (u32 i = 0; i < 8; ++i) sums[i] = clamp(sums[i] + more[i], low, high);
             ((uint4 *)out)[at] = gather(sums);
         }
     }

@@ -809,7 +809,9 @@ fn small_convolutions_of_networks_are_their_sums() {
     ] {
         let small = Small { addend, ..Small::square(side, channels, filters, kernel, stride, 132) };
         small.check_exactly();
-        small.check_nearly();
+        if small.terms() > 4000 {
+            small.check_nearly();
+        }
     }
 }
 

@@ -130,7 +130,8 @@ pub fn max_pool(batch: u32, out_height: u32, out_width: u32, channels: u32) -> L
 /// `convoy_average_pool` to `[batch, channels]`.
 #[must_use]
 pub fn average_pool(batch: u32, channels: u32) -> Launch {
-    Launch::each(u64::from(channels / 8), batch, 64)
+    let blocks = (channels / 8).div_ceil(32);
+    Launch { grid: (blocks, batch), threads: 256, shared_bytes: 8 * 256 * 4 }
 }
 
 /// `convoy_depthwise` to `[batch, out_height, out_width, channels]`. None for what it cannot: a kernel other than 3 or 5, a
@@ -174,7 +175,7 @@ pub struct SmallConvolution {
 }
 
 /// `convoy_small_convolution` to `[batch, out_height, out_width, filters]` by windows of `kernel` by `kernel`. None where
-/// channels are no multiple of 32 or filters none of eight, and where there is work for more than `blocks` blocks, which
+/// channels are no multiple of 32, filters none of eight or `kernel` is beyond eight, and where there is work for more than `blocks` blocks, which
 /// keep the device busy, without it.
 #[must_use]
 pub fn small_convolution(
@@ -192,7 +193,7 @@ pub fn small_convolution(
     // A warp each of the four that share a block's sums.
     const STEPS: u32 = 4;
     const MOST_SPLITS: u32 = 32;
-    if !channels.is_multiple_of(32) || !filters.is_multiple_of(8) {
+    if !channels.is_multiple_of(32) || !filters.is_multiple_of(8) || kernel > 8 {
         return None;
     }
     let pixels = u64::from(batch) * u64::from(out_height) * u64::from(out_width);
