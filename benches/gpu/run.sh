@@ -14,7 +14,9 @@
 # WEIGHTS  a checkpoint to measure with (seeded random weights of ARCH, from SEED)
 # CHOICES  file of kernels that were chosen on an earlier run (a new one)
 # ARCH, SEED, BATCHES, PORT, PYTHON, DEVICE   resnet152, 7, 1,8,32,64,128, 18080, python3 (with torch), cuda
-# CONNECTIONS  of the load on the server, each with one request at a time (256)
+# CONNECTIONS  of the load on the server, each with one request at a time (256), for HTTP_SECONDS (20)
+# PHOTOS   a folder of JPEGs named 00.jpg and so on (one made from a seed)
+# PYTORCH_ARGS  more arguments of pytorch.py
 # BENCH_ARGS   more arguments of each call of BENCH
 # SERVE_ARGS   more arguments of convoy serve
 #
@@ -45,11 +47,13 @@ SEED=${SEED:-7}
 BATCHES=${BATCHES:-1,8,32,64,128}
 PORT=${PORT:-18080}
 CONNECTIONS=${CONNECTIONS:-256}
+HTTP_SECONDS=${HTTP_SECONDS:-20}
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 WEIGHTS=${WEIGHTS:-}
 read -ra BENCH_ARGS <<<"${BENCH_ARGS:-}"
 read -ra SERVE_ARGS <<<"${SERVE_ARGS:-}"
+read -ra PYTORCH_ARGS <<<"${PYTORCH_ARGS:-}"
 read -ra CHOSEN <<<"${PARTS:-${DEFAULT[*]}}"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -74,7 +78,7 @@ WORK=$(cd "$WORK" && pwd) || exit 1
 TEMP=$(mktemp -d) || exit 1
 # Kernels that were chosen by one part are not chosen again by the next.
 CHOICES=${CHOICES:-$TEMP/kernels}
-export PHOTOS=$TEMP/photos
+export PHOTOS=${PHOTOS:-$TEMP/photos}
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$TEMP/inductor}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$TEMP/triton}
 export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-16}
@@ -189,6 +193,10 @@ print("\n".join(path for root in roots for path in sorted(glob.glob(os.path.join
 # and 10 ellipses, each of a random place, size and colour, then normal noise of 6 of 255, as a small sensor has it.
 photos() {
     mkdir -p "$PHOTOS" || return
+    if [[ -e $PHOTOS/00.jpg ]]; then
+        echo "photos       $PHOTOS, as they were"
+        return
+    fi
     timeout -k 2 60 "$PYTHON" - "$PHOTOS" <<'PYTHON'
 import math
 import sys
@@ -264,7 +272,7 @@ serve_and_load() {
     if [[ $ready ]]; then
         echo "ready" | tee -a "$log"
         timeout -k 2 30 "$CONVOY" bench "http://127.0.0.1:$PORT/classify" --photo "${photos[@]}" --connections "$CONNECTIONS" \
-            --warm-up 2s --duration 20s --json "$WORK/http.json" 2>&1 </dev/null | tee -a "$log"
+            --warm-up 2s --duration "${HTTP_SECONDS}s" --json "$WORK/http.json" 2>&1 </dev/null | tee -a "$log"
         code=$?
         get /metrics >"$WORK/metrics.txt"
         if ((SECONDS < until - 12)); then
@@ -289,7 +297,8 @@ serve_and_load() {
 # run_part PART SECONDS LOG
 run_part() {
     local part=$1 seconds=$2 log=$3 sanitizer reference=()
-    local pytorch=("$PYTHON" "$HERE/pytorch.py" --weights "$WEIGHTS" --arch "$ARCH" --device "$DEVICE" --batches "$BATCHES")
+    local pytorch=("$PYTHON" "$HERE/pytorch.py" --weights "$WEIGHTS" --arch "$ARCH" --device "$DEVICE" --batches "$BATCHES"
+        "${PYTORCH_ARGS[@]}")
     if [[ -s $REFERENCE ]]; then
         reference=(--reference "$REFERENCE")
     fi
