@@ -41,7 +41,6 @@ typedef unsigned long long u64;
 #define BLOCK_X blockIdx.x
 #define BLOCK_Y blockIdx.y
 #define GRID_X gridDim.x
-#define GRID_Y gridDim.y
 
 typedef u32 word_lanes;
 typedef float float_lanes;
@@ -165,7 +164,6 @@ static inline u32 convoy_host_turn(u32 turn) { return (u32)((u64)turn * convoy_h
 #define BLOCK_X convoy_host.block_x
 #define BLOCK_Y convoy_host.block_y
 #define GRID_X convoy_host.grid_x
-#define GRID_Y convoy_host.grid_y
 
 typedef u32 word_lanes[32];
 typedef float float_lanes[32];

@@ -14,9 +14,6 @@
 #define SMALL_FILTERS 32
 #define SMALL_PARTS 4
 
-// Steps whose operands are on their way while one is multiplied: a warp has few, and each waits for memory.
-#define SMALL_AHEAD 3
-
 // Floats from a pixel's sums to the next one's in shared memory: quads of lanes that write together hit different banks.
 #define SMALL_PITCH 40
 
@@ -112,7 +109,7 @@ DEVICE void small_multiply(float_lanes *sums, SmallOperands *by) {
 // grid.x is tiles of 64 pixels by 32 filters, the latter faster, grid.y is `splits` of the sums. With more than one,
 // partials [tiles, splits, 64 * 32] is the kernel's, and counters [tiles] is zero before and after. A result depends on
 // the shapes and `splits`, on no order.
-KERNEL(convoy_small_convolution, (256, 1), const f16 *in, const f16 *weight, const float *RESTRICT bias,
+KERNEL(convoy_small_convolution, (256, 2), const f16 *in, const f16 *weight, const float *RESTRICT bias,
        const f16 *addend, f16 *out, float *partials, u32 *counters, int batch, int height, int width, int channels,
        int filters, int out_height, int out_width, int kernel, int stride, int pad_top, int pad_left, int splits, float low,
        float high) {
@@ -136,7 +133,7 @@ KERNEL(convoy_small_convolution, (256, 1), const f16 *in, const f16 *weight, con
             step.tap = (u32)(step.y * width + step.x) * shape.words + chunk * 4;
 
             SmallRows rows;
-            SmallOperands ring[SMALL_AHEAD + 1];
+            SmallOperands even, odd;
             float_lanes sums[2 * 4 * 4];
             // First a pixel a lane, as there are 32.
             word_lanes window, inside;
@@ -164,21 +161,17 @@ KERNEL(convoy_small_convolution, (256, 1), const f16 *in, const f16 *weight, con
             }
             const uint4 *seen = (const uint4 *)in, *factors = (const uint4 *)weight;
             int columns = filters - (int)first_filter;
-            UNROLL
-            for (int at = 0; at < SMALL_AHEAD; ++at) {
-                small_fetch(ring + at, seen, factors, &rows, shape, &step, columns, left > at);
-                small_advance(&step, shape);
-            }
+            small_fetch(&even, seen, factors, &rows, shape, &step, columns, left > 0);
             ROLLED
-            for (; left > 0; left -= SMALL_AHEAD + 1) {
-                UNROLL
-                for (int at = 0; at <= SMALL_AHEAD; ++at) {
-                    SmallOperands *next = ring + (at + SMALL_AHEAD) % (SMALL_AHEAD + 1);
-                    small_fetch(next, seen, factors, &rows, shape, &step, columns, left > at + SMALL_AHEAD);
-                    small_advance(&step, shape);
-                    LANES_MEET;
-                    if (left > at) small_multiply(sums, ring + at);
-                }
+            for (; left > 0; left -= 2) {
+                small_advance(&step, shape);
+                small_fetch(&odd, seen, factors, &rows, shape, &step, columns, left > 1);
+                LANES_MEET;
+                small_multiply(sums, &even);
+                small_advance(&step, shape);
+                small_fetch(&even, seen, factors, &rows, shape, &step, columns, left > 2);
+                LANES_MEET;
+                small_multiply(sums, &odd);
             }
             EACH_LANE(l) {
                 float *tile = shared + (part * SMALL_PIXELS + w % 2 * 32 + l / 4) * SMALL_PITCH + l % 4 * 2;

@@ -294,7 +294,7 @@ fn check(arguments: &Arguments, model: &mut CudaModel) -> Result<Value, Failure>
     });
     let ranks = ranks.count();
     println!("rankings that are those of the logits: {ranks} of {count}");
-    let resized = resizes(engine)?;
+    let resized = resizes(engine, arguments.small)?;
     println!(
         "pictures resized on the GPU with the logits of those resized on the CPU, bit for bit: {resized}"
     );
@@ -331,8 +331,11 @@ fn photo(index: usize, width: u32, height: u32) -> Vec<u8> {
 }
 
 /// Whether pictures that the GPU resizes get the logits, to the last bit, of those that the CPU resizes.
-fn resizes(engine: &mut CudaEngine) -> Result<bool, Failure> {
-    let sizes = [(640, 480), (500, 375), (375, 500), (224, 224), (1200, 900), (100, 60), (90, 900)];
+fn resizes(engine: &mut CudaEngine, small: bool) -> Result<bool, Failure> {
+    let mut sizes = vec![(640, 480), (500, 375), (375, 500), (224, 224), (100, 60), (90, 900)];
+    if !small {
+        sizes.push((1200, 900));
+    }
     let photos: Vec<(Vec<u8>, u32, u32)> =
         sizes.iter().enumerate().map(|(at, &(w, h))| (photo(at, w, h), w, h)).collect();
     let plan = |&(_, w, h): &(Vec<u8>, u32, u32)| Plan::new(w, h, Transform::RESIZE_CROP, INPUT_SIZE);

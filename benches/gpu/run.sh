@@ -319,8 +319,10 @@ run_part() {
         ;;
     memcheck | racecheck)
         sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+        # What takes how long under it is nobody's choice.
+        cp "$CHOICES" "$TEMP/choices-$part" 2>/dev/null
         limited "$seconds" "$log" "${WITH_LIBRARIES[@]}" "$sanitizer" --tool "$part" --error-exitcode 1 --print-limit 20 \
-            "$BENCH" check --small --weights "$WEIGHTS" --json "$TEMP/$part.json" --choices "$CHOICES" "${BENCH_ARGS[@]}"
+            "$BENCH" check --small --weights "$WEIGHTS" --json "$TEMP/$part.json" --choices "$TEMP/choices-$part" "${BENCH_ARGS[@]}"
         ;;
     *)
         limited "$seconds" "$log" "${WITH_LIBRARIES[@]}" "$BENCH" "$part" --weights "$WEIGHTS" --json "$WORK/$part.json" \

@@ -147,12 +147,15 @@ fn read(file: &Path, notes: &mut Vec<String>) -> Choices {
 }
 
 fn write(file: &Path, choices: &Choices, notes: &mut Vec<String>) {
-    // Under another name first: a start that is killed leaves no half of a file.
-    let beside = file.with_extension("tmp");
+    // Under a name of its own first: a start that is killed, or another at the same time, leaves no half of a file.
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
     let written = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
         std::fs::write(&beside, choices.to_string()).and_then(|()| std::fs::rename(&beside, file))
     });
     if let Err(error) = written {
+        let _nothing_beside_it = std::fs::remove_file(&beside);
         notes.push(format!(
             "chosen kernels are not kept, the next start chooses again: {} cannot be written: {error}",
             file.display()
