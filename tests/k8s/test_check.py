@@ -176,7 +176,7 @@ WAY_IN_CASES = {
 }
 SETTING_CASES = {
     "unknown variable": (lambda t: setting(t, "CONVOY_GRACE", "1"), "convoy serve has no CONVOY_GRACE"),
-    "unknown flag": (lambda t: server(t)["args"].append("--device=cuda"), "convoy serve has no --device=cuda"),
+    "unknown flag": (lambda t: server(t)["args"].append("--accelerator=gpu"), "convoy serve has no --accelerator=gpu"),
     "unknown flag of the fetch": (lambda t: spec(t)["initContainers"][0]["args"].append("--quick"), "has no --quick"),
     "refused value": (lambda t: setting(t, "CONVOY_MAX_BODY_MIB", "4096"), "--max-body-mib is 4096"),
     "unreadable value": (lambda t: setting(t, "CONVOY_SERVICES", "photos,faqs"), "invalid value 'faqs'"),
