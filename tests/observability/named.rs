@@ -30,7 +30,10 @@ fn python(script: &str, arguments: &[PathBuf]) -> Result<String, String> {
 
 /// `/metrics` of a server that has done a little of everything.
 async fn metrics() -> String {
-    let server = Server::start(&Config { grpc_bind: Some("127.0.0.1:0".parse().unwrap()), ..config() });
+    let mut settings = Config { grpc_bind: Some("127.0.0.1:0".parse().unwrap()), ..config() };
+    // The largest of the overlays, by which a query asks what a batch costs.
+    settings.photos.as_mut().unwrap().max_batch = 64;
+    let server = Server::start(&settings);
     let client = Client::new();
     let classify = || client.post(server.url("/classify")).body(photo(1));
     let input = json!({"input": "how to sort an array"});
