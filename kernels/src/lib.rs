@@ -1,5 +1,5 @@
-//! Pixel and device kernels: shared resize geometry, the CPU versions that serve as oracle, and (later) the
-//! device code. This crate knows arrays and arithmetic only; no files, no HTTP, no models.
+//! Pixel and device kernels: shared resize geometry, the CPU versions that serve as oracle, and the GPU's. This crate knows
+//! arrays and arithmetic only; no files, no HTTP, no models.
 //!
 //! | module | what it owns |
 //! |---|---|
