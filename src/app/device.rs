@@ -53,26 +53,24 @@ pub(super) fn open(
             .map_err(anyhow::Error::from)
             .and_then(|device| on_gpu(device, weights, config))
             .context("--device cuda: no GPU can be used; --device cpu or auto starts without one"),
-        DeviceName::Auto => match Device::open() {
-            Ok(device) => match on_gpu(device, weights, config) {
-                Ok(engines) => Ok(engines),
-                Err(error) => {
-                    tracing::warn!(
-                        reason = format!("{error:#}"),
-                        "there is a GPU that cannot be used: photos are classified on the processor"
-                    );
-                    on_cpu(weights, cpu)
+        DeviceName::Auto => {
+            let reason = match Device::open() {
+                Ok(device) => match on_gpu(device, weights, config) {
+                    Ok(engines) => return Ok(engines),
+                    Err(error) => error,
+                },
+                Err(error @ (CudaError::NoLibrary { library: "libcuda.so.1", .. } | CudaError::NoGpu)) => {
+                    tracing::info!(%error, "no GPU: photos are classified on the processor");
+                    return on_cpu(weights, cpu);
                 }
-            },
-            Err(error @ (CudaError::NoLibrary { library: "libcuda.so.1", .. } | CudaError::NoGpu)) => {
-                tracing::info!(%error, "no GPU: photos are classified on the processor");
-                on_cpu(weights, cpu)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "there is a GPU that cannot be used: photos are classified on the processor");
-                on_cpu(weights, cpu)
-            }
-        },
+                Err(error) => error.into(),
+            };
+            tracing::warn!(
+                reason = format!("{reason:#}"),
+                "there is a GPU that cannot be used: photos are classified on the processor"
+            );
+            on_cpu(weights, cpu)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use kernels::priority::Priority;
 
-use super::{Engine, EngineError, IMAGE, INPUT_SIZE, Picture};
+use super::{Engine, EngineError, IMAGE, INPUT_SIZE, Picture, Ranking};
 use crate::batch::{Executor, Results};
 use crate::image::Prepared;
 
@@ -76,12 +76,12 @@ impl Executor for Classifier {
     }
 
     fn run(&mut self, batch: &[ClassifyInput]) -> Result<Results<Self>, EngineError> {
-        let pictures = batch.iter().map(|input| &input.image);
-        let images: Vec<&Picture> = pictures.filter(|picture| picture.check().is_ok()).collect();
-        let tops = batch.iter().filter(|input| input.image.check().is_ok()).map(|input| input.top);
+        let usable = batch.iter().filter(|input| input.image.check().is_ok());
+        let (images, tops): (Vec<&Picture>, Vec<usize>) =
+            usable.map(|input| (&input.image, input.top)).unzip();
         let ranked = match images.is_empty() {
             true => Vec::new(),
-            false => self.engine.classify(&images, &tops.collect::<Vec<_>>())?,
+            false => self.engine.classify(&images, &tops)?,
         };
         let mut ranked = ranked.into_iter();
         let answer = |input: &ClassifyInput| {
@@ -92,11 +92,16 @@ impl Executor for Classifier {
     }
 }
 
+/// The ranking of each row of logits `[images, classes]`, as long as its `top`.
+pub(super) fn rank_rows(logits: &[f32], classes: usize, top: &[usize]) -> Vec<Ranking> {
+    logits.chunks_exact(classes).zip(top).map(|(row, &top)| rank(row, top)).collect()
+}
+
 /// The `top` classes of one row of logits with their softmax.
 ///
 /// # Errors
 /// A logit is not finite.
-pub(super) fn rank(logits: &[f32], top: usize) -> Result<Vec<Prediction>, EngineError> {
+fn rank(logits: &[f32], top: usize) -> Result<Vec<Prediction>, EngineError> {
     if let Some(class) = logits.iter().position(|logit| !logit.is_finite()) {
         return Err(EngineError::NonFinite { class: class as u32 });
     }

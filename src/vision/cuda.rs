@@ -12,7 +12,7 @@ use kernels::cuda::{Activation as CudaActivation, Choices, Device, Image, Layer,
 use kernels::priority::Priority;
 
 use super::arch::Activation;
-use super::classifier::{Prediction, rank};
+use super::classifier::{Prediction, rank_rows};
 use super::fold::{self, TensorSource};
 use super::plan::{Op, Plan, Step, Value, Window};
 use super::weights::WeightsError;
@@ -181,21 +181,16 @@ impl Engine for CudaEngine {
     }
 
     fn forward(&mut self, batch: &[&Picture]) -> Result<Vec<f32>, EngineError> {
-        batch.iter().try_for_each(|picture| picture.check())?;
-        let images: Vec<Image<'_>> = batch.iter().map(|picture| image(picture)).collect();
-        self.session.logits(&images).map_err(EngineError::forward)
+        self.session.logits(&images(batch)?).map_err(EngineError::forward)
     }
 
     fn classify(&mut self, batch: &[&Picture], top: &[usize]) -> Result<Vec<Ranking>, EngineError> {
         let most = top.iter().copied().max().unwrap_or(0);
         if most > MAX_TOP {
             let logits = self.forward(batch)?;
-            let rows = logits.chunks_exact(self.classes());
-            return Ok(rows.zip(top).map(|(row, &top)| rank(row, top)).collect());
+            return Ok(rank_rows(&logits, self.classes(), top));
         }
-        batch.iter().try_for_each(|picture| picture.check())?;
-        let images: Vec<Image<'_>> = batch.iter().map(|picture| image(picture)).collect();
-        let ranked = self.session.classify(&images, most).map_err(EngineError::forward)?;
+        let ranked = self.session.classify(&images(batch)?, most).map_err(EngineError::forward)?;
         let answer = |(ranked, &top): (Ranked, &usize)| match ranked {
             Ranked::NonFinite(class) => Err(EngineError::NonFinite { class }),
             Ranked::Best(best) => {
@@ -207,11 +202,16 @@ impl Engine for CudaEngine {
     }
 }
 
-fn image(picture: &Picture) -> Image<'_> {
-    match picture {
-        Picture::Rgb8(image) => Image::Rgb8(&image.pixels),
-        Picture::Normalised(values) => Image::Normalised(values),
-    }
+/// The batch as a session takes it.
+fn images<'a>(batch: &[&'a Picture]) -> Result<Vec<Image<'a>>, EngineError> {
+    let image = |&picture: &&'a Picture| {
+        picture.check()?;
+        Ok(match picture {
+            Picture::Rgb8(image) => Image::Rgb8(&image.pixels),
+            Picture::Normalised(values) => Image::Normalised(values),
+        })
+    };
+    batch.iter().map(image).collect()
 }
 
 /// The plan's steps with their weights.

@@ -103,8 +103,7 @@ pub trait Engine: Send + 'static {
     /// As [`Engine::forward`]; a picture whose logits are not finite fails by itself.
     fn classify(&mut self, batch: &[&Picture], top: &[usize]) -> Result<Vec<Ranking>, EngineError> {
         let logits = self.forward(batch)?;
-        let rows = logits.chunks_exact(self.classes());
-        Ok(rows.zip(top).map(|(row, &top)| classifier::rank(row, top)).collect())
+        Ok(classifier::rank_rows(&logits, self.classes(), top))
     }
 }
 
