@@ -2,8 +2,8 @@
 # smallest, no CUDA libraries and no weights: an init container fetches those (k8s/base). Where it finds no GPU it can
 # use, the server classifies on the processor, so this image runs on GPU nodes too, and leaves their GPUs alone.
 #
-# There is no HEALTHCHECK: no program in the image asks over HTTP, and whoever runs it asks from outside: /livez whether
-# the process is to be replaced, /readyz whether it is to get requests (k8s/base has both as probes).
+# The health check is the server's own `convoy ready`, which asks /readyz; Kubernetes passes over it and has its own probes
+# (k8s/base).
 #
 #   docker buildx build -t convoy .
 #
@@ -37,5 +37,7 @@ ENV CONVOY_FAQ_MODEL=/opt/convoy/faq.safetensors
 # By number, so that Kubernetes can see that it is not root.
 USER 1000:1000
 EXPOSE 8080 8001 9090
+# Ports open when models are loaded: until then it is starting, not ill.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=1m CMD ["convoy", "ready"]
 ENTRYPOINT ["convoy"]
 CMD ["serve"]

@@ -96,11 +96,12 @@ struct Process {
 
 impl Process {
     fn start(args: &[&str]) -> Self {
-        let mut child = convoy(&["serve", "--bind", "127.0.0.1:0", "--lame-duck-ms", "50"])
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_at("127.0.0.1:0", &[&["--lame-duck-ms", "50"], args].concat())
+    }
+
+    fn start_at(address: &str, args: &[&str]) -> Self {
+        let mut child =
+            convoy(&["serve", "--bind", address]).args(args).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut process = Self { child, address: String::new(), log };
         process.address = process.wait_for("serving")["address"].as_str().unwrap().to_owned();
@@ -159,6 +160,35 @@ async fn sigterm_finishes_what_is_in_hand_and_exits_0() {
         assert_eq!(code, Some(0), "{log}");
         assert!(log.contains("every request answered"), "{log}");
     }
+}
+
+#[test]
+fn ready_ends_with_what_the_server_says_of_itself() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(&["ready", "--bind", &free]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("http://{free}/readyz does not answer")), "{stderr}");
+
+    let mut waits = convoy(&["ready", "--wait", "2m", "--bind", &free]).spawn().unwrap();
+    let faq = config().faq.unwrap().model;
+    let serve = ["--services", "faq", "--faq-model", text(&faq), "--lame-duck-ms", "60000"];
+    let mut process = Process::start_at(&free, &serve);
+    assert_eq!(waits.wait().unwrap().code(), Some(0));
+
+    let url = format!("http://{free}/");
+    assert_eq!(run(&["ready", "--live", &url]), (Some(0), String::new(), String::new()));
+    let (code, _, stderr) = run(&["ready", &format!("{url}faq")]);
+    assert!(code == Some(1) && stderr.contains("is it a convoy server?"), "{stderr}");
+
+    process.signal("-TERM");
+    process.wait_for("asked to stop; once more stops at once");
+    let asked = |more: &[&str]| run(&[&["ready", "--wait", "300ms", "--bind", &free], more].concat());
+    let (code, _, stderr) = asked(&[]);
+    assert!(code == Some(1) && stderr.contains("/readyz: the server is draining"), "{stderr}");
+    assert_eq!(asked(&["--live"]).0, Some(0));
+    process.signal("-TERM");
+    assert_eq!(process.end().0, Some(1));
+    assert_eq!(run(&["ready", "--bind", "127.0.0.1:0"]).0, Some(64));
 }
 
 #[test]

@@ -7,7 +7,9 @@ mod help;
 mod keys;
 mod log;
 mod plan;
+mod ready;
 mod serve;
+mod times;
 mod weights;
 
 use std::{fs, io::stderr, path::PathBuf, process::ExitCode};
@@ -28,6 +30,7 @@ Examples:
   convoy faq ask 'how to copy an array?'  the best matches of a question
   convoy weights fetch resnet50           get a model's weights, verified
   convoy keys new web --file keys.toml    make a key that callers must give, for serve --keys keys.toml
+  convoy ready --wait 1m                  wait until that server wants traffic
   convoy bench URL --photo cat.jpg        how much a server bears
 
 Exit codes:
@@ -60,6 +63,8 @@ enum Command {
     /// Make and check the keys that callers of a server must give.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Ask a server whether it wants traffic.
+    Ready(ready::ReadyArgs),
     /// Put load on a server and report rates and latencies.
     Bench(Box<bench::BenchArgs>),
     /// Show the steps of a network's forward pass on this machine's CPU.
@@ -98,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Faq(command) => faq::run(command),
         Command::Weights(command) => weights::run(command),
         Command::Keys(command) => keys::run(command),
+        Command::Ready(args) => ready::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Completions(args) => help::completions(&args),

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::Cursor,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -43,11 +45,11 @@ pub fn shared_weights(name: &str) -> PathBuf {
 
 /// Every file of a shared folder, sorted by name.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<_> = std::fs::read_dir(folder)
+    let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| {
             let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
         })
         .collect();
     files.sort();
@@ -69,18 +71,63 @@ struct Models {
     faq: PathBuf,
 }
 
-/// A random ResNet-18 and the project's own FAQ, made once a test binary.
+const CLASSIFIER: &str = "resnet18.safetensors";
+const FAQ: &str = "faq.safetensors";
+
+/// A random ResNet-18 and the project's own FAQ, a copy for each test binary: tests may damage theirs.
 fn models() -> &'static Models {
     static MODELS: OnceLock<Models> = OnceLock::new();
     MODELS.get_or_init(|| {
+        let made = made_models();
         let folder = tempfile::tempdir().unwrap();
-        let classifier = folder.path().join("resnet18.safetensors");
-        // A wide last layer, so that different photos get clearly different answers.
-        Recipe { fc_sd: 1.0, ..Recipe::new(Arch::ResNet18) }.write(&classifier).unwrap();
-        let faq = folder.path().join("faq.safetensors");
-        train(&faq_corpus(), &TrainOptions::default(), |_| {}).save(&faq).unwrap();
-        Models { _folder: folder, classifier, faq }
+        let copy = |name: &str| {
+            let to = folder.path().join(name);
+            fs::copy(made.join(name), &to).unwrap();
+            to
+        };
+        Models { classifier: copy(CLASSIFIER), faq: copy(FAQ), _folder: folder }
     })
+}
+
+/// The folder of both models, made once for a build of convoy and the FAQ's data: training takes a good part of a minute of
+/// processor time, and there are some forty test binaries.
+fn made_models() -> PathBuf {
+    let builds = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let made = builds.join(format!("models-{:016x}", build()));
+    if made.is_dir() {
+        return made;
+    }
+    let making = tempfile::tempdir_in(builds).unwrap();
+    // A wide last layer, so that different photos get clearly different answers.
+    let recipe = Recipe { fc_sd: 1.0, ..Recipe::new(Arch::ResNet18) };
+    recipe.write(&making.path().join(CLASSIFIER)).unwrap();
+    train(&faq_corpus(), &TrainOptions::default(), |_| {}).save(&making.path().join(FAQ)).unwrap();
+    for old in fs::read_dir(builds).unwrap() {
+        let (name, path) = old.map(|old| (old.file_name(), old.path())).unwrap();
+        let age =
+            fs::metadata(&path).and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+        // A younger one may be of a build that is being tested at this moment.
+        if name.to_string_lossy().starts_with("models-") && age > Some(Duration::from_secs(24 * 3600)) {
+            let _another_was_quicker = fs::remove_dir_all(path);
+        }
+    }
+    let another_was_quicker = fs::rename(making.path(), &made).is_err();
+    assert!(!another_was_quicker || made.is_dir(), "{} cannot be made", made.display());
+    made
+}
+
+/// A number that another build of convoy, or other data, does not have.
+fn build() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut files = vec![PathBuf::from(env!("CARGO_BIN_EXE_convoy"))];
+    let data = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/faq")).unwrap();
+    files.extend(data.map(|file| file.unwrap().path()));
+    files.sort();
+    for file in files {
+        let found = fs::metadata(&file).unwrap();
+        (file, found.len(), found.modified().unwrap()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// The project's own FAQ.

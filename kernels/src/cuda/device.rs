@@ -119,11 +119,6 @@ impl Device {
         self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC)).during("making an event")
     }
 
-    /// Bytes that are free.
-    pub fn free(&self) -> Result<usize, CudaError> {
-        Ok(self.context.mem_get_info().during("asking for free memory")?.0)
-    }
-
     /// `bytes` of memory on the GPU, not initialised.
     pub(super) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CudaError> {
         self.bind()?;

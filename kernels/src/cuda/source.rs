@@ -27,6 +27,8 @@
 //! `block` is the side of an input cell in pixels, 2 or 4 (`pack.cu`).
 //! `norm` is six floats: mean of red, green, blue, then standard deviation. `low` and `high` clamp and may be infinite.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 /// The whole source. It is CUDA C++ for the device and C (gnu11) for the host, where `name_host` stands for a kernel.
 pub const SOURCE: &str = concat!(
     "#line 1 \"common.cuh\"\n",
@@ -48,6 +50,14 @@ pub const SOURCE: &str = concat!(
     "#line 1 \"top.cu\"\n",
     include_str!("../../top.cu"),
 );
+
+/// A number that another [`SOURCE`] does not have, for what is kept on disk. Another version of Rust may give another one.
+#[must_use]
+pub(super) fn digest() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    SOURCE.hash(&mut hasher);
+    hasher.finish()
+}
 
 /// Every kernel's name.
 pub const KERNELS: [&str; 12] = [

@@ -61,7 +61,7 @@ impl fmt::Display for Choice {
                 f.write_str("cublaslt")?;
                 words.iter().try_for_each(|word| write!(f, ":{word:x}"))
             }
-            Self::Small => f.write_str("small"),
+            Self::Small => write!(f, "small:{:x}", source::digest()),
             Self::Plain => f.write_str("plain"),
         }
     }
@@ -76,7 +76,8 @@ impl FromStr for Choice {
         let rest: Vec<&str> = fields.collect();
         match (kind, rest.as_slice()) {
             ("plain", []) => Ok(Self::Plain),
-            ("small", []) => Ok(Self::Small),
+            // What another version of the kernel was found to be says nothing of this one.
+            ("small", [digest]) if *digest == format!("{:x}", source::digest()) => Ok(Self::Small),
             ("cudnn", [search, place, engine]) => {
                 let search = match *search {
                     "a" => Search::Heuristic,
@@ -746,7 +747,16 @@ mod tests {
             "identity\n\nconv\tcudnn:a:1\t3.0\t\nconv\tplain\tnever\t\nother\tplain\t2.00\t\n\u{0}\t\t\t";
         let choices = Choices::parse(text);
         assert_eq!(choices.found.len(), 2);
-        for text in ["", "cudnn:a:1", "cudnn:x:1:2", "cublaslt:1:2", "plain:1", "cublaslt:1:2:3:4:5:6:7:g"] {
+        for text in [
+            "",
+            "cudnn:a:1",
+            "cudnn:x:1:2",
+            "cublaslt:1:2",
+            "plain:1",
+            "cublaslt:1:2:3:4:5:6:7:g",
+            "small",
+            "small:0",
+        ] {
             assert_eq!(text.parse::<Choice>(), Err(()), "{text}");
         }
         assert_eq!(Choices::parse(""), Choices::none());
