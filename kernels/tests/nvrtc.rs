@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::{result, sys};
-use kernels::cuda::source::{KERNELS, SOURCE};
+use kernels::cuda::source::{FATBIN, KERNELS, SOURCE};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 /// Turing, Ampere (two), Ada, Hopper.
@@ -90,4 +90,28 @@ fn every_kernel_compiles_for_every_gpu() {
         expected.sort_unstable();
         assert_eq!(seen, expected, "{architecture}:\n{log}");
     }
+}
+
+/// Where NVIDIA's compiler was there at build time. The layout is what `nvcc` 13.0 writes: a header of magic number, version,
+/// its own length (u16) and what follows (u64), then for each architecture a header (kind, version, length, bytes after it; the
+/// architecture's number at 28) and its machine code.
+#[test]
+fn what_was_compiled_beforehand_is_for_every_gpu() {
+    let Some(image) = FATBIN else {
+        println!("built without nvcc: kernels are compiled at each start");
+        return;
+    };
+    let number = |at: usize, bytes: usize| {
+        image[at..at + bytes].iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte))
+    };
+    assert_eq!(number(0, 4), 0xba55_ed50, "no fatbin");
+    assert_eq!(number(6, 2) + number(8, 8), image.len());
+    let (mut at, mut found) = (number(6, 2), Vec::new());
+    while at < image.len() {
+        let (kind, head, bytes) = (number(at, 2), number(at + 4, 4), number(at + 8, 8));
+        assert_eq!(kind, 2, "no machine code");
+        found.push(format!("sm_{}", number(at + 28, 4)));
+        at += head + bytes;
+    }
+    assert_eq!(found, ARCHITECTURES);
 }

@@ -95,6 +95,7 @@ fn on_gpu(
         cuda = found.driver,
         cudnn = version(found.cudnn),
         cublaslt = version(found.cublaslt),
+        kernels = if found.beforehand { "compiled beforehand" } else { "compiled by NVRTC" },
         "a GPU: photos are classified on it"
     );
     let options = CudaOptions {

@@ -26,6 +26,8 @@ pub struct Photos {
     pub classifier: Queue<Classifier>,
     /// What the loaded model is.
     pub model: ModelInfo,
+    /// What it runs on, in words.
+    pub device: String,
     /// The label of each class.
     pub labels: Labels,
     /// Resize and normalisation that the weights were trained for.

@@ -58,7 +58,7 @@ pub struct CudaEngine {
 
 impl CudaModel {
     /// Chooses kernels, uploads the network's weights and lays out memory. Where memory does not suffice, the largest batch
-    /// is halved until it does.
+    /// is left out until it does. A start that fails with kernels chosen before is tried again without them.
     ///
     /// # Errors
     /// `weights` has unusable numbers or none, a library is missing, or the GPU fails.
@@ -71,10 +71,11 @@ impl CudaModel {
         let plan = Plan::new(weights.arch(), weights.classes(), INPUT_SIZE as usize);
         let steps = lower(&plan, fold::in_order(weights))?;
         let mut notes = Vec::new();
-        let known = match options.choices.as_deref() {
+        let mut known = match options.choices.as_deref() {
             Some(file) => read(file, &mut notes),
             None => Choices::none(),
         };
+        let mut trusting = known != Choices::none();
         let mut buckets = options.buckets.clone();
         loop {
             let layout = network::Options {
@@ -88,24 +89,32 @@ impl CudaModel {
             };
             let made = Network::new(device.clone(), &steps, &plan.slots, &layout, &known).and_then(
                 |(network, choices)| {
+                    // What was chosen stays chosen, whether or not there is memory for more.
+                    if choices != known {
+                        if let Some(file) = options.choices.as_deref() {
+                            write(file, &choices, &mut notes);
+                        }
+                        known = choices;
+                    }
                     let session = |_| Session::new(network.clone()).map(|session| CudaEngine { session });
                     let engines = (0..options.sessions.max(1)).map(session).collect::<Result<Vec<_>, _>>()?;
-                    Ok((network, choices, engines))
+                    Ok((network, engines))
                 },
             );
             match made {
-                Ok((network, choices, engines)) => {
-                    if let Some(file) = options.choices.as_deref().filter(|_| choices != known) {
-                        write(file, &choices, &mut notes);
-                    }
-                    return Ok(Self { engines, notes, network });
-                }
+                Ok((network, engines)) => return Ok(Self { engines, notes, network }),
                 Err(error) if error.is_out_of_memory() && buckets.len() > 1 => {
                     let largest = buckets.pop().unwrap_or(1);
                     let left = buckets.last().copied().unwrap_or(1);
                     notes.push(format!(
                         "the GPU has too little memory for batches of {largest}: at most {left} go together"
                     ));
+                }
+                Err(error) if trusting && !error.is_sticky() => {
+                    notes.push(format!(
+                        "kernels are chosen anew, with those of an earlier start it failed: {error}"
+                    ));
+                    (known, trusting) = (Choices::none(), false);
                 }
                 Err(error) => return Err(EngineError::forward(error)),
             }
@@ -149,7 +158,8 @@ fn read(file: &Path, notes: &mut Vec<String>) -> Choices {
 fn write(file: &Path, choices: &Choices, notes: &mut Vec<String>) {
     // Under a name of its own first: a start that is killed, or another at the same time, leaves no half of a file.
     let mut beside = file.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
+    // In a container every process has the same number, and several may share the folder.
+    beside.push(format!(".{}-{:016x}", std::process::id(), fastrand::u64(..)));
     let beside = PathBuf::from(beside);
     let written = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
         std::fs::write(&beside, choices.to_string()).and_then(|()| std::fs::rename(&beside, file))

@@ -27,10 +27,12 @@ const BIAS: i64 = 3;
 const ADDEND: i64 = 4;
 const Y: i64 = 5;
 
-/// The library's version, 91900 for 9.19.0; none where it is not installed.
+/// The library's version, 91900 for 9.19.0; none where it is not installed, or older than the bindings, which panic where a
+/// function is missing.
 pub(super) fn version() -> Option<usize> {
     // SAFETY: the first only opens the library; the second takes nothing and returns a number.
-    unsafe { sys::is_culib_present().then(|| sys::cudnnGetVersion()) }
+    let version = unsafe { sys::is_culib_present().then(|| sys::cudnnGetVersion()) };
+    version.filter(|&version| version >= 90_000)
 }
 
 fn check(status: sys::cudnnStatus_t, call: &'static str) -> Result<(), CudaError> {

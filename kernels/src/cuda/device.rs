@@ -15,6 +15,9 @@ use cudarc::nvrtc::{self, Ptx};
 use super::error::{Context, CudaError};
 use super::source::{self, Launch};
 
+/// The CUDA version that the driver must speak: that of the bindings.
+const DRIVER: i32 = 13_000;
+
 /// What was found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -32,6 +35,8 @@ pub struct Found {
     pub cudnn: Option<usize>,
     /// cuBLASLt's version; none where it is not installed.
     pub cublaslt: Option<usize>,
+    /// Whether the kernels of this crate were compiled for it beforehand, and not by NVRTC just now.
+    pub beforehand: bool,
 }
 
 /// A GPU that is ready to compute.
@@ -48,7 +53,7 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// Opens the first GPU and compiles the kernels for it.
+    /// Opens the first GPU and loads the kernels, compiled beforehand or now.
     ///
     /// # Errors
     /// A library is missing, there is no GPU, it is too old, or its driver refuses it.
@@ -57,6 +62,13 @@ impl Device {
         if !unsafe { sys::is_culib_present() } {
             let hint = "it comes with NVIDIA's driver, in a container with the NVIDIA container toolkit";
             return Err(CudaError::NoLibrary { library: "libcuda.so.1", hint });
+        }
+        let mut driver = 0;
+        // SAFETY: the function writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("asking for the driver's version")?;
+        // The bindings panic where a function is missing.
+        if driver < DRIVER {
+            return Err(CudaError::OldDriver { version: driver });
         }
         let count = CudaContext::device_count().map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => CudaError::NoGpu,
@@ -76,9 +88,17 @@ impl Device {
         let memory = context.total_mem().during("asking for the GPU's memory")?;
         let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = context.attribute(count).during("asking for the GPU's multiprocessors")?;
-        let mut driver = 0;
-        // SAFETY: the function writes one integer.
-        unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("asking for the driver's version")?;
+        // A GPU that came after this binary finds nothing for itself in what was compiled beforehand.
+        let loaded =
+            source::FATBIN.and_then(|image| context.load_module(Ptx::from_binary(image.to_vec())).ok());
+        let beforehand = loaded.is_some();
+        let module = match loaded {
+            Some(module) => module,
+            None => {
+                let image = compile(&format!("sm_{major}{minor}"))?;
+                context.load_module(Ptx::from_binary(image)).during("loading the kernels")?
+            }
+        };
         let found = Found {
             name,
             capability: (major, minor),
@@ -87,9 +107,8 @@ impl Device {
             driver,
             cudnn: super::cudnn::version(),
             cublaslt: super::cublaslt::version(),
+            beforehand,
         };
-        let image = compile(&format!("sm_{major}{minor}"))?;
-        let module = context.load_module(Ptx::from_binary(image)).during("loading the kernels")?;
         let load = |&name: &&'static str| Ok((name, module.load_function(name).during("finding a kernel")?));
         let functions = source::KERNELS.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self { context, functions, found }))
@@ -133,6 +152,7 @@ impl Device {
         let buffer = self.alloc(bytes)?;
         // SAFETY: the buffer has as many bytes.
         unsafe { result::memset_d8_sync(buffer.address, 0, bytes) }.during("clearing memory of the GPU")?;
+        settle()?;
         Ok(buffer)
     }
 
@@ -141,6 +161,7 @@ impl Device {
         let buffer = self.alloc(size_of_val(data))?;
         // SAFETY: the buffer is as long as the data.
         unsafe { result::memcpy_htod_sync(buffer.address, data) }.during("copying to the GPU")?;
+        settle()?;
         Ok(buffer)
     }
 
@@ -182,6 +203,13 @@ impl Device {
         }
         .during(kernel)
     }
+}
+
+/// Waits until what was put on the default stream is done: clearing does not wait for it, copies need not, and the streams of
+/// this module do not order themselves after it.
+fn settle() -> Result<(), CudaError> {
+    // SAFETY: null is the default stream of the context that is current.
+    unsafe { result::stream::synchronize(std::ptr::null_mut()) }.during("waiting for the default stream")
 }
 
 /// One argument of a kernel.

@@ -29,6 +29,14 @@ pub enum CudaError {
         /// Minor compute capability.
         minor: i32,
     },
+    /// The driver is older than the bindings.
+    #[error(
+        "the NVIDIA driver speaks CUDA {}.{}; 13.0 is needed: install driver 580 or newer", version / 1000, version % 1000 / 10
+    )]
+    OldDriver {
+        /// 12040 for CUDA 12.4.
+        version: i32,
+    },
     /// The driver refused or failed a call.
     #[error("{call}: {text}")]
     Driver {

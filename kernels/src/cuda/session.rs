@@ -591,6 +591,7 @@ impl Session {
     pub fn time_resize(&mut self, pictures: &[(&[u8], &Plan)], count: usize) -> Result<f32, CudaError> {
         let images: Vec<Image<'_>> =
             pictures.iter().map(|&(pixels, plan)| Image::Picture { pixels, plan }).collect();
+        self.network.device.bind()?;
         let offsets = self.stage(&images)?;
         if offsets.len() < images.len() {
             return Err(unfit("too many pictures to go together"));

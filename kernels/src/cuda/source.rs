@@ -29,27 +29,15 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// The whole source. It is CUDA C++ for the device and C (gnu11) for the host, where `name_host` stands for a kernel.
-pub const SOURCE: &str = concat!(
-    "#line 1 \"common.cuh\"\n",
-    include_str!("../../common.cuh"),
-    "#line 1 \"pack.cu\"\n",
-    include_str!("../../pack.cu"),
-    "#line 1 \"resize.cu\"\n",
-    include_str!("../../resize.cu"),
-    "#line 1 \"pool.cu\"\n",
-    include_str!("../../pool.cu"),
-    "#line 1 \"convolution.cu\"\n",
-    include_str!("../../convolution.cu"),
-    "#line 1 \"small.cu\"\n",
-    include_str!("../../small.cu"),
-    "#line 1 \"check.cu\"\n",
-    include_str!("../../check.cu"),
-    "#line 1 \"prefetch.cu\"\n",
-    include_str!("../../prefetch.cu"),
-    "#line 1 \"top.cu\"\n",
-    include_str!("../../top.cu"),
-);
+/// The whole source (`build.rs` has the order of the files). It is CUDA C++ for the device and C (gnu11) for the host, where
+/// `name_host` stands for a kernel.
+pub const SOURCE: &str = include_str!(concat!(env!("OUT_DIR"), "/convoy.cu"));
+
+/// The source as machine code for sm_75, 80, 86, 89 and 90, if NVIDIA's compiler was there when this crate was built.
+pub const FATBIN: Option<&[u8]> = {
+    let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/convoy.fatbin"));
+    if bytes.is_empty() { None } else { Some(bytes) }
+};
 
 /// A number that another [`SOURCE`] does not have, for what is kept on disk. Another version of Rust may give another one.
 #[must_use]

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,8 +100,9 @@ impl FromStr for Choice {
 
 /// Choices with what each was measured to take, and for which GPU and libraries they hold.
 ///
-/// As text: a line of what they hold for, then one line a convolution, with tabs between its name, the choice, its
-/// microseconds and, where a plan of cuDNN's was chosen, that plan.
+/// As text: a line of what they hold for, then one line a convolution, with tabs between a checksum of the rest, its name, the
+/// choice, its microseconds and, where a plan of cuDNN's was chosen, that plan. Compiled kernels of cuDNN's are in there: whoever
+/// may write the file may run code on the GPU.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Choices {
     identity: String,
@@ -125,6 +127,11 @@ impl Choices {
         let mut lines = text.lines();
         let identity = lines.next().unwrap_or_default().to_owned();
         let line = |line: &str| {
+            let (sum, line) = line.split_once('\t')?;
+            // Half a line, or one of two files that were written into each other, may be a plan for another convolution.
+            if sum != checksum(line) {
+                return None;
+            }
             let mut fields = line.splitn(4, '\t');
             let (problem, choice, micros) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
             let plan = fields.next().unwrap_or_default().to_owned();
@@ -145,9 +152,17 @@ impl fmt::Display for Choices {
         let mut lines: Vec<_> = self.found.iter().collect();
         lines.sort_by(|a, b| a.0.cmp(b.0));
         lines.iter().try_for_each(|(problem, Kept { choice, micros, plan })| {
-            writeln!(f, "{problem}\t{choice}\t{micros:.2}\t{plan}")
+            let line = format!("{problem}\t{choice}\t{micros:.2}\t{plan}");
+            writeln!(f, "{}\t{line}", checksum(&line))
         })
     }
+}
+
+/// Tells what was written from what happened to it since; nothing against whoever means harm.
+fn checksum(line: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    line.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// Something that computes a problem.
@@ -366,7 +381,7 @@ impl Libraries {
         let found = self.device.found();
         let version = |version: Option<usize>| version.map_or("none".into(), |version| version.to_string());
         format!(
-            "convoy-choices-1 {} sm_{}{} driver {} cudnn {} cublaslt {}",
+            "convoy-choices-2 {} sm_{}{} driver {} cudnn {} cublaslt {}",
             found.name,
             found.capability.0,
             found.capability.1,
@@ -421,7 +436,8 @@ impl Libraries {
                 Candidate::Product(products.into_iter().find(|product| product.algorithm == algorithm)?)
             }
             Choice::Small => Candidate::Small(small_shape(&self.device, problem)?),
-            Choice::Plain => Candidate::Plain,
+            // What nothing else could compute then may be computed by something else now.
+            Choice::Plain => return None,
         };
         Some(Tuned { candidate: Arc::new(candidate), micros: kept.micros, among: 0 })
     }
@@ -472,7 +488,9 @@ impl Libraries {
                     bench.fastest(problem, candidates)?
                 }
             };
-            choices.found.insert(problem.to_string(), chosen.kept());
+            if !matches!(*chosen.candidate, Candidate::Plain) {
+                choices.found.insert(problem.to_string(), chosen.kept());
+            }
             tuned.insert(*problem, chosen);
         }
         tuning.timing = began.elapsed();
@@ -595,7 +613,7 @@ impl Bench {
             let micros = if plain && !alone { Ok(f32::MAX) } else { self.time(problem, &candidate) };
             match micros {
                 Ok(micros) => timed.push((micros, candidate)),
-                Err(error) if error.is_sticky() => return Err(error),
+                Err(error) if error.is_sticky() || error.is_out_of_memory() => return Err(error),
                 Err(_refused) => {}
             }
         }
@@ -743,10 +761,12 @@ mod tests {
 
     #[test]
     fn what_is_no_choice_is_passed_over() {
-        let text =
-            "identity\n\nconv\tcudnn:a:1\t3.0\t\nconv\tplain\tnever\t\nother\tplain\t2.00\t\n\u{0}\t\t\t";
-        let choices = Choices::parse(text);
-        assert_eq!(choices.found.len(), 2);
+        let lines = ["conv\tcudnn:a:1\t3.0\t", "conv\tplain\tnever\t", "other\tplain\t2.00\t", "\u{0}\t\t\t"];
+        let mut text = "identity\n\n".to_owned();
+        lines.iter().for_each(|line| text.push_str(&format!("{}\t{line}\n", checksum(line))));
+        assert_eq!(Choices::parse(&text).found.len(), 2);
+        let (damaged, cut) = (text.replace("a:1", "a:2"), text.trim_end().trim_end_matches('\t'));
+        assert_eq!((Choices::parse(&damaged).found.len(), Choices::parse(cut).found.len()), (1, 2));
         for text in [
             "",
             "cudnn:a:1",
