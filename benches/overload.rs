@@ -172,7 +172,8 @@ fn main() {
     }
     let (_folder, weights) = random_weights(Arch::ResNet50);
     let mut settings = config();
-    settings.photos.as_mut().expect("photos are served").classifier.weights = weights;
+    let photos = settings.photos.as_mut().expect("photos are served");
+    (photos.classifier.weights, photos.max_batch) = (weights, 8);
     let bench = Bench {
         server: Server::start(&settings),
         runtime: Runtime::new().expect("a runtime"),

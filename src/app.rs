@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use kernels::priority::Priority;
 use tokio::{
     net::TcpListener,
@@ -220,11 +221,25 @@ impl App {
     }
 
     /// Serves `listeners` until `shutdown`, drains, and waits for the worker threads.
-    pub async fn serve(
+    ///
+    /// Boxed, so that the server is compiled in this crate and not once more in each one that awaits it.
+    pub fn serve(
         self,
         listeners: impl Into<Listeners>,
-        shutdown: impl Future<Output = Shutdown>,
-    ) -> Ended {
+        shutdown: impl Future<Output = Shutdown> + 'static,
+    ) -> LocalBoxFuture<'static, Ended> {
+        self.serve_boxed(listeners.into(), shutdown.boxed_local())
+    }
+
+    fn serve_boxed(
+        self,
+        listeners: Listeners,
+        shutdown: LocalBoxFuture<'static, Shutdown>,
+    ) -> LocalBoxFuture<'static, Ended> {
+        self.serve_until(listeners, shutdown).boxed_local()
+    }
+
+    async fn serve_until(self, listeners: Listeners, shutdown: LocalBoxFuture<'static, Shutdown>) -> Ended {
         let context = Arc::new(self.context);
         let (metrics, tracer) = (context.metrics.clone(), context.tracer.clone());
         let (photos, questions) = (context.services.photos.clone(), context.services.questions.clone());
@@ -245,7 +260,7 @@ impl App {
         });
         let look = tokio::spawn(look(context.clone(), self.dropped_log_lines));
         let watch = tokio::spawn(self.reloads.watch(self.reload_interval));
-        let ports = ports(listeners.into(), &context, self.tls.as_ref(), self.cors_origins);
+        let ports = ports(listeners, &context, self.tls.as_ref(), self.cors_origins);
         let ended = server::serve(ports, context, shutdown).await;
         [upkeep, trim, look, watch].iter().for_each(tokio::task::JoinHandle::abort);
         tracer.flush().await;
@@ -337,7 +352,7 @@ struct Surroundings {
     rig: Rig,
 }
 
-/// Loads a classifier; one like that which serves now is taken to cost as much.
+/// Loads a classifier; one like that which serves now, on the same device, is taken to cost as much.
 fn build_photos(
     config: &PhotosConfig,
     Surroundings { metrics, health, rig }: &Surroundings,
@@ -369,9 +384,12 @@ fn build_photos(
     if let Some(hint) = hint {
         tracing::info!("{hint}");
     }
-    let alike = present.filter(|present| present.model.arch == model.arch);
-    let costs = match alike {
-        Some(present) => present.classifier.costs(),
+    let device = format!("{}, {}", device.name, device.detail);
+    let alike = present.filter(|present| present.model.arch == model.arch && present.device == device);
+    let known =
+        alike.map(|present| present.classifier.costs()).filter(|costs| costs.max_batch() == max_batch);
+    let costs = match known {
+        Some(costs) => costs,
         None => CostTable::measure(&mut classifiers[0], Classifier::grey, COST_BUDGET)
             .context("a batch failed while its cost was measured")?,
     };
@@ -399,6 +417,7 @@ fn build_photos(
         decoder,
         classifier,
         model,
+        device,
         labels,
         preprocessing,
         transforms: chosen.transforms,

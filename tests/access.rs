@@ -176,7 +176,7 @@ async fn a_key_is_wanted_and_which_one_is_not_told() {
     let outcome = |outcome: &str| metric(&metrics, &format!("convoy_access_total{{outcome=\"{outcome}\"}}"));
     let outcomes = ["allowed", "missing", "unknown", "expired", "forbidden", "rate_limited"].map(outcome);
     assert_eq!(outcomes, [2.0, 3.0, 2.0, 2.0, 0.0, 0.0], "{metrics}");
-    drop(server);
+    server.end();
     let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
     assert!(log.contains("refused: expired") && log.contains("name=gone"), "whose key has expired is logged");
     for key in [&web, &gone, &wrong] {

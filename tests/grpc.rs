@@ -54,11 +54,8 @@ const INFERENCE: &str = "inference.GRPCInferenceService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// With little grace: a client that lives on a test's own thread cannot hang up while that thread waits for the server's end.
 fn with_grpc() -> Config {
-    let mut settings = Config { grpc_bind: Some("127.0.0.1:0".parse().unwrap()), ..config() };
-    settings.http.grace = Duration::from_secs(1);
-    settings
+    Config { grpc_bind: Some("127.0.0.1:0".parse().unwrap()), ..config() }
 }
 
 async fn channel(server: &Server) -> Channel {

@@ -737,6 +737,7 @@ fn nobody_fills_the_disk_with_log_lines() {
         stream.write_all(REST.as_bytes()).unwrap();
         assert_eq!(status(&answer(&mut stream).0), 504);
     }
+    drop(stream);
     let lines = server.stop();
     let failures = lines.iter().filter(|line| said(line, "request failed")).count();
     assert_eq!(failures, 20, "{lines:?}");

@@ -124,7 +124,7 @@ async fn every_answer_tells_where_its_time_went() {
         assert_eq!(metric(&metrics, &format!(r#"convoy_{stage}_seconds_count{{queue="classify"}}"#)), 1.0);
     }
     assert_eq!(metric(&metrics, r#"convoy_execute_seconds_count{queue="decode"}"#), 1.0);
-    for size in [1, 2, 4, 8] {
+    for size in [1, 2, 4] {
         let name = format!(r#"convoy_batch_cost_seconds{{queue="classify",size="{size}"}}"#);
         assert!(metric(&metrics, &name) > 0.0, "measured at start");
     }
@@ -279,7 +279,7 @@ async fn a_thousand_aborted_requests_execute_at_most_one_batch() {
     let text = metrics(&server).await;
     assert!(metric(&text, r#"convoy_http_requests_total{route="classify",status="499"}"#) > 300.0, "{text}");
     let ran = outcome(&text, "ok") - before;
-    assert!(ran <= 8.0, "{ran} images ran although nobody waited");
+    assert!(ran <= 4.0, "{ran} images ran although nobody waited");
 }
 
 #[tokio::test]

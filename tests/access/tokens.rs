@@ -226,7 +226,7 @@ async fn tokens_of_the_issuer_are_taken_and_no_others() {
     assert_eq!(status(admin.bearer_auth(with("roles", json!(["convoy.admin"])))).await, 200);
     let metrics = metrics(&server).await;
     assert!(metrics.contains(r#"convoy_access_total{outcome="expired"} 1"#), "{metrics}");
-    drop(server);
+    server.end();
     let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
     for part in good.split('.').skip(1) {
         assert!(!log.contains(part) && !metrics.contains(part), "a token in logs or metrics");

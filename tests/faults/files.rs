@@ -100,7 +100,7 @@ fn a_full_disk_leaves_what_was_there_and_nothing_beside_it() {
     let target = out.to_str().unwrap();
     let (_other, weights) = random_weights(Arch::ResNet18);
     let data = |name: &str| format!("{}/weights/faq/{name}", env!("CARGO_MANIFEST_DIR"));
-    let [questions, duplicates] = ["questions.tsv", "duplicates.tsv"].map(data);
+    let [questions, duplicates] = ["questions.tsv", "heldout.tsv"].map(data);
     let train = ["faq", "train", "--questions", &questions, "--duplicates", &duplicates, "--out", target];
     let commands: [&[&str]; 4] = [
         &["weights", "convert", weights.to_str().unwrap(), target],

@@ -138,7 +138,7 @@ async fn callers_that_do_not_record_are_left_out_and_traces_begun_here_differ() 
     assert_ne!(own[0].trace_id, own[1].trace_id);
     let asked = spans.iter().filter(|span| span.parent_span_id == own[0].span_id);
     assert!(asked.map(|span| span.name.as_str()).any(|name| name == "execute"));
-    drop(server);
+    server.end();
     assert!(collector.is_empty(), "the end of the server brought more");
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
+    convert::Infallible,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::Cursor,
@@ -157,7 +158,7 @@ pub fn config() -> Config {
                 },
             },
             device: DeviceConfig::cpu(),
-            max_batch: 8,
+            max_batch: 4,
             queue: 128,
             decode_threads: 1,
             share_identical: false,
@@ -182,7 +183,7 @@ pub fn config() -> Config {
     }
 }
 
-/// A running server; dropping it stops it.
+/// A running server; dropping it cuts it off.
 pub struct Server {
     pub address: SocketAddr,
     /// Where it speaks gRPC, if the configuration asks for it.
@@ -190,7 +191,8 @@ pub struct Server {
     /// Where operators ask, if the configuration asks for it.
     pub ops: Option<SocketAddr>,
     stop: Option<oneshot::Sender<Shutdown>>,
-    thread: Option<JoinHandle<Ended>>,
+    cut: Option<oneshot::Sender<Infallible>>,
+    thread: Option<JoinHandle<Option<Ended>>>,
 }
 
 impl Server {
@@ -203,6 +205,7 @@ impl Server {
     pub fn start_with(config: &Config, rig: &Rig) -> Self {
         let app = App::build_with(config, rig).unwrap();
         let (stop, stopped) = oneshot::channel();
+        let (cut, cut_off) = oneshot::channel();
         let (bound, addresses) = std::sync::mpsc::channel();
         let config = config.clone();
         let thread = std::thread::spawn(move || {
@@ -212,11 +215,15 @@ impl Server {
                 let (grpc, ops) = (listeners.grpc.as_ref().map(address), listeners.ops.as_ref().map(address));
                 bound.send((address(&listeners.http), grpc, ops)).unwrap();
                 let stopped = async { stopped.await.unwrap_or(Shutdown::Immediate) };
-                app.serve(listeners, stopped).await
+                tokio::select! {
+                    ended = app.serve(listeners, stopped) => Some(ended),
+                    // Whoever drops it asks nothing of its drain, which would wait for clients whose own thread waits for it.
+                    _dropped = cut_off => None,
+                }
             })
         });
         let (address, grpc, ops) = addresses.recv().unwrap();
-        Self { address, grpc, ops, stop: Some(stop), thread: Some(thread) }
+        Self { address, grpc, ops, stop: Some(stop), cut: Some(cut), thread: Some(thread) }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -232,13 +239,19 @@ impl Server {
 
     /// Waits for the end.
     pub fn join(&mut self) -> Option<Ended> {
-        self.thread.take().map(|thread| thread.join().unwrap())
+        self.thread.take().and_then(|thread| thread.join().unwrap())
+    }
+
+    /// Stops it at once and waits for the end.
+    pub fn end(mut self) {
+        self.ask_to_stop(Shutdown::Immediate);
+        self.join();
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.ask_to_stop(Shutdown::Immediate);
+        drop(self.cut.take());
         self.join();
     }
 }
