@@ -441,3 +441,22 @@ fn a_hangup_reloads_the_certificate_of_the_binary_at_once() {
     assert!(lines.all(|line| line.is_ok()));
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn one_asks_whether_the_own_server_is_ready_over_tls_and_trusts_no_other() {
+    let (identity, _) = Identity::new();
+    let server = Server::start(&over_tls(&identity));
+    let ask = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_convoy")).arg("ready").args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (address, operators) = (server.address.to_string(), server.ops.unwrap().to_string());
+    let cert = identity.files.cert.to_str().unwrap();
+    let own = ["--bind", &address, "--tls-cert", cert];
+    assert_eq!(ask(&own), (Some(0), String::new()));
+    assert_eq!(ask(&[&own[..], &["--ops-bind", &operators]].concat()), (Some(0), String::new()));
+    let (code, said) = ask(&[&format!("https://localhost:{}", server.address.port())]);
+    assert!(code == Some(1) && said.contains("does not answer"), "{said}");
+    let (code, said) = ask(&["--bind", &address]);
+    assert!(code == Some(1) && said.contains("does not answer"), "{said}");
+}

@@ -77,10 +77,10 @@ pub(super) fn run(args: &ReadyArgs) -> anyhow::Result<()> {
         .tls_config(tls)
         .build()
         .into();
-    let last = Instant::now() + args.wait;
+    let started = Instant::now();
     loop {
         let Err(no) = ask(&agent, &at) else { return Ok(()) };
-        let left = last.saturating_duration_since(Instant::now());
+        let left = args.wait.saturating_sub(started.elapsed());
         if left.is_zero() {
             return Err(no);
         }

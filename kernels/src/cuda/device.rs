@@ -56,19 +56,12 @@ impl Device {
     /// Opens the first GPU and loads the kernels, compiled beforehand or now.
     ///
     /// # Errors
-    /// A library is missing, there is no GPU, it is too old, or its driver refuses it.
+    /// A library is missing, there is no GPU, it or its driver is too old, or the driver refuses it.
     pub fn open() -> Result<Arc<Self>, CudaError> {
         // SAFETY: only whether the library can be opened and has the first symbol; nothing is called.
         if !unsafe { sys::is_culib_present() } {
             let hint = "it comes with NVIDIA's driver, in a container with the NVIDIA container toolkit";
             return Err(CudaError::NoLibrary { library: "libcuda.so.1", hint });
-        }
-        let mut driver = 0;
-        // SAFETY: the function writes one integer.
-        unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("asking for the driver's version")?;
-        // The bindings panic where a function is missing.
-        if driver < DRIVER {
-            return Err(CudaError::OldDriver { version: driver });
         }
         let count = CudaContext::device_count().map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => CudaError::NoGpu,
@@ -76,6 +69,13 @@ impl Device {
         })?;
         if count == 0 {
             return Err(CudaError::NoGpu);
+        }
+        let mut driver = 0;
+        // SAFETY: the function writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }.result().during("asking for the driver's version")?;
+        // The bindings panic where a function is missing.
+        if driver < DRIVER {
+            return Err(CudaError::OldDriver { version: driver });
         }
         let context = CudaContext::new(0).during("opening the GPU")?;
         // SAFETY: this module orders its own work by streams and events and shares no `CudaSlice` between streams.
