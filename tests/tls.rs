@@ -447,7 +447,8 @@ fn one_asks_whether_the_own_server_is_ready_over_tls_and_trusts_no_other() {
     let (identity, _) = Identity::new();
     let server = Server::start(&over_tls(&identity));
     let ask = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_convoy")).arg("ready").args(arguments).output().unwrap();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_convoy")).arg("ready").args(arguments).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (address, operators) = (server.address.to_string(), server.ops.unwrap().to_string());
