@@ -90,8 +90,8 @@ fn models() -> &'static Models {
     })
 }
 
-/// The folder of both models, made once for a build of convoy and the FAQ's data: training takes a good part of a minute of
-/// processor time, and there are some forty test binaries.
+/// The folder of both models, made once for a build of convoy and the FAQ's data: training takes longer than most tests, and
+/// there are some forty test binaries.
 fn made_models() -> PathBuf {
     let builds = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let made = builds.join(format!("models-{:016x}", build()));
