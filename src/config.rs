@@ -10,6 +10,7 @@ mod fetch;
 mod health;
 mod ingress;
 mod memory;
+mod own;
 mod trace;
 
 use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
@@ -23,6 +24,7 @@ pub use fetch::FetchArgs;
 pub use health::{HealthArgs, HealthConfig};
 pub use ingress::{IngressArgs, IngressConfig, JwksSource, OidcConfig, TlsConfig};
 pub use memory::{MemoryArgs, MemoryConfig};
+pub use own::OwnServerArgs;
 pub use trace::{CollectorConfig, TraceArgs, TraceConfig};
 
 use crate::{

@@ -2,8 +2,6 @@
 //! whoever has just started one. What makes a server ready is the server's to know (`/readyz`, `/livez`).
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +12,7 @@ use serde_json::Value;
 use ureq::{Agent, tls::TlsConfig};
 
 use super::times::{time, time_or_none};
-use crate::config::ConfigError;
+use crate::config::OwnServerArgs;
 
 /// Between two questions while waiting.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -44,26 +42,19 @@ pub(super) struct ReadyArgs {
     /// Most time for one answer.
     #[arg(long, default_value = "3s", value_name = "TIME", value_parser = time)]
     timeout: Duration,
-    /// As `serve` has it.
-    #[arg(long, env = "CONVOY_BIND", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
-    bind: SocketAddr,
-    /// As `serve` has it.
-    #[arg(long, env = "CONVOY_OPS_BIND", value_name = "ADDRESS")]
-    ops_bind: Option<SocketAddr>,
-    /// As `serve` has it; only whether there is one.
-    #[arg(long, env = "CONVOY_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
+    #[command(flatten)]
+    own: OwnServerArgs,
 }
 
 /// Asks until the answer is yes or the time is over.
 ///
 /// # Errors
-/// No address to ask ([`ConfigError`]); nobody answers, or the answer is no.
+/// No address to ask ([`ConfigError`](crate::config::ConfigError)); nobody answers, or the answer is no.
 pub(super) fn run(args: &ReadyArgs) -> anyhow::Result<()> {
     let own = args.url.is_none();
     let server = match &args.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
-        None => args.own()?,
+        None => args.own.url()?,
     };
     let at = format!("{server}{}", if args.live { "/livez" } else { "/readyz" });
     let tls = TlsConfig::builder().disable_verification(own).build();
@@ -88,29 +79,6 @@ pub(super) fn run(args: &ReadyArgs) -> anyhow::Result<()> {
     }
 }
 
-impl ReadyArgs {
-    /// The server that the same settings start on this machine.
-    fn own(&self) -> Result<String, ConfigError> {
-        let address = self.ops_bind.unwrap_or(self.bind);
-        if address.port() == 0 {
-            let problem = format!("{address} has no port to ask: give the URL that the server logged");
-            return Err(ConfigError { problems: vec![problem] });
-        }
-        let tls = self.tls_cert.is_some() && self.ops_bind.is_none();
-        Ok(format!("{}://{}", if tls { "https" } else { "http" }, reachable(address)))
-    }
-}
-
-/// Where a server that listens on `address` can be asked from the same machine.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let host: IpAddr = match address.ip() {
-        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        host => host,
-    };
-    SocketAddr::new(host, address.port())
-}
-
 fn ask(agent: &Agent, at: &str) -> anyhow::Result<()> {
     let answer = agent.get(at).call().with_context(|| format!("{at} does not answer"))?;
     let status = answer.status();
@@ -122,38 +90,5 @@ fn ask(agent: &Agent, at: &str) -> anyhow::Result<()> {
     match said["reason"].as_str() {
         Some(reason) => anyhow::bail!("{at}: {reason}"),
         None => anyhow::bail!("{at} answers {status}; is it a convoy server?"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: ReadyArgs,
-    }
-
-    fn own(arguments: &[&str]) -> Result<String, ConfigError> {
-        let line = ["ready"].iter().chain(arguments);
-        Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).args.own()
-    }
-
-    #[test]
-    fn the_server_of_the_same_settings_is_asked_where_it_listens() {
-        for (arguments, url) in [
-            (&["--bind", "0.0.0.0:8080"][..], "http://127.0.0.1:8080"),
-            (&["--bind", "[::]:81"], "http://[::1]:81"),
-            (&["--bind", "10.0.0.7:80"], "http://10.0.0.7:80"),
-            (&["--bind", "0.0.0.0:8443", "--tls-cert", "c.pem"], "https://127.0.0.1:8443"),
-            (&["--tls-cert", "c.pem", "--ops-bind", "127.0.0.1:9090"], "http://127.0.0.1:9090"),
-        ] {
-            assert_eq!(own(arguments).unwrap(), url);
-        }
-        let problems = own(&["--bind", "127.0.0.1:0"]).unwrap_err().problems;
-        assert!(problems[0].contains("127.0.0.1:0 has no port"), "{problems:?}");
     }
 }
