@@ -27,8 +27,6 @@
 //! `block` is the side of an input cell in pixels, 2 or 4 (`pack.cu`).
 //! `norm` is six floats: mean of red, green, blue, then standard deviation. `low` and `high` clamp and may be infinite.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 /// The whole source (`build.rs` has the order of the files). It is CUDA C++ for the device and C (gnu11) for the host, where
 /// `name_host` stands for a kernel.
 pub const SOURCE: &str = include_str!(concat!(env!("OUT_DIR"), "/convoy.cu"));
@@ -38,14 +36,6 @@ pub const FATBIN: Option<&[u8]> = {
     let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/convoy.fatbin"));
     if bytes.is_empty() { None } else { Some(bytes) }
 };
-
-/// A number that another [`SOURCE`] does not have, for what is kept on disk. Another version of Rust may give another one.
-#[must_use]
-pub(super) fn digest() -> u64 {
-    let mut hasher = DefaultHasher::new();
-    SOURCE.hash(&mut hasher);
-    hasher.finish()
-}
 
 /// Every kernel's name.
 pub const KERNELS: [&str; 12] = [

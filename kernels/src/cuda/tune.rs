@@ -62,7 +62,7 @@ impl fmt::Display for Choice {
                 f.write_str("cublaslt")?;
                 words.iter().try_for_each(|word| write!(f, ":{word:x}"))
             }
-            Self::Small => write!(f, "small:{:x}", source::digest()),
+            Self::Small => write!(f, "small:{}", checksum(source::SOURCE)),
             Self::Plain => f.write_str("plain"),
         }
     }
@@ -78,7 +78,7 @@ impl FromStr for Choice {
         match (kind, rest.as_slice()) {
             ("plain", []) => Ok(Self::Plain),
             // What another version of the kernel was found to be says nothing of this one.
-            ("small", [digest]) if *digest == format!("{:x}", source::digest()) => Ok(Self::Small),
+            ("small", [digest]) if *digest == checksum(source::SOURCE) => Ok(Self::Small),
             ("cudnn", [search, place, engine]) => {
                 let search = match *search {
                     "a" => Search::Heuristic,
@@ -158,10 +158,10 @@ impl fmt::Display for Choices {
     }
 }
 
-/// Tells what was written from what happened to it since; nothing against whoever means harm.
-fn checksum(line: &str) -> String {
+/// Tells a text from others, by accident and not by design; another version of Rust may give another one.
+fn checksum(text: &str) -> String {
     let mut hasher = DefaultHasher::new();
-    line.hash(&mut hasher);
+    text.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
