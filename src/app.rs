@@ -236,43 +236,41 @@ impl App {
         listeners: Listeners,
         shutdown: LocalBoxFuture<'static, Shutdown>,
     ) -> LocalBoxFuture<'static, Ended> {
-        self.serve_until(listeners, shutdown).boxed_local()
-    }
-
-    async fn serve_until(self, listeners: Listeners, shutdown: LocalBoxFuture<'static, Shutdown>) -> Ended {
-        let context = Arc::new(self.context);
-        let (metrics, tracer) = (context.metrics.clone(), context.tracer.clone());
-        let (photos, questions) = (context.services.photos.clone(), context.services.questions.clone());
-        let upkeep = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(UPKEEP);
-            loop {
-                ticks.tick().await;
-                metrics.upkeep();
+        Box::pin(async move {
+            let context = Arc::new(self.context);
+            let (metrics, tracer) = (context.metrics.clone(), context.tracer.clone());
+            let (photos, questions) = (context.services.photos.clone(), context.services.questions.clone());
+            let upkeep = tokio::spawn(async move {
+                let mut ticks = tokio::time::interval(UPKEEP);
+                loop {
+                    ticks.tick().await;
+                    metrics.upkeep();
+                }
+            });
+            let trim = tokio::spawn(async {
+                let mut ticks = tokio::time::interval(TRIM);
+                loop {
+                    ticks.tick().await;
+                    // Not on a thread that serves connections: it may take as long as there are gaps in the heap.
+                    let _unless_it_panicked = tokio::task::spawn_blocking(kernels::heap::trim).await;
+                }
+            });
+            let look = tokio::spawn(look(context.clone(), self.dropped_log_lines));
+            let watch = tokio::spawn(self.reloads.watch(self.reload_interval));
+            let ports = ports(listeners, &context, self.tls.as_ref(), self.cors_origins);
+            let ended = server::serve(ports, context, shutdown).await;
+            [upkeep, trim, look, watch].iter().for_each(tokio::task::JoinHandle::abort);
+            tracer.flush().await;
+            if ended == Ended::Drained {
+                if let Some(slot) = photos {
+                    slot.close(WORKERS_END).await;
+                }
+                if let Some(slot) = questions {
+                    slot.close(WORKERS_END).await;
+                }
             }
-        });
-        let trim = tokio::spawn(async {
-            let mut ticks = tokio::time::interval(TRIM);
-            loop {
-                ticks.tick().await;
-                // Not on a thread that serves connections: it may take as long as there are gaps in the heap.
-                let _unless_it_panicked = tokio::task::spawn_blocking(kernels::heap::trim).await;
-            }
-        });
-        let look = tokio::spawn(look(context.clone(), self.dropped_log_lines));
-        let watch = tokio::spawn(self.reloads.watch(self.reload_interval));
-        let ports = ports(listeners, &context, self.tls.as_ref(), self.cors_origins);
-        let ended = server::serve(ports, context, shutdown).await;
-        [upkeep, trim, look, watch].iter().for_each(tokio::task::JoinHandle::abort);
-        tracer.flush().await;
-        if ended == Ended::Drained {
-            if let Some(slot) = photos {
-                slot.close(WORKERS_END).await;
-            }
-            if let Some(slot) = questions {
-                slot.close(WORKERS_END).await;
-            }
-        }
-        ended
+            ended
+        })
     }
 }
 

@@ -144,6 +144,8 @@ fn a_full_port_makes_room_for_the_next_and_whoever_waited_longest_goes() {
         metric(text, "convoy_connections_ended_total{reason=\"evicted\"}") == 0.0
             && metric(text, "convoy_http_connections") == 9.0
     });
+    // In a connection's first moment nobody takes its seat.
+    std::thread::sleep(SHORT);
     // The eighth is in; the ninth costs the first its seat, the tenth the one that once had a request.
     let mut ninth = connect(server.address);
     assert_eq!(ask(&mut ninth, "/livez"), 200);
@@ -158,6 +160,25 @@ fn a_full_port_makes_room_for_the_next_and_whoever_waited_longest_goes() {
         let mut honest = connect(server.address);
         assert_eq!(ask(&mut honest, "/livez"), 200);
     }
+}
+
+#[test]
+fn who_sends_at_once_is_heard_before_another_takes_the_seat() {
+    let mut settings = unhurried();
+    settings.http.connections.max = 2;
+    let server = Server::start(&settings);
+    let held = begin(server.address);
+    // There is one seat left, for which three come at a time.
+    for _ in 0..100 {
+        let mut come: Vec<_> = (0..3).map(|_| connect(server.address)).collect();
+        for stream in &mut come {
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        }
+        for stream in &mut come {
+            assert_eq!(status(&answer(stream).0), 200);
+        }
+    }
+    finish(held);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Lets connections in at one port: a seat, the handshake if there is one, the first bytes, and then HTTP.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
@@ -27,6 +27,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long after the port was closed somebody who was let in just before may still be heard.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How long somebody who has just come has to say something before another may take the seat: what was sent together with
+/// the connection has been read by then.
+const GREETING: Duration = Duration::from_millis(10);
 
 /// Most connections that the kernel keeps until they are accepted, as the runtime asks of it.
 const BACKLOG: usize = 1024;
@@ -110,7 +114,7 @@ impl Door {
         };
         let mut closing = self.closing.subscribe();
         let opened = opened(stream, peer, tls, seat.clone(), limit, ends);
-        let served = tokio::spawn(async move {
+        let serving = async move {
             let io = tokio::select! {
                 // Who has sent something already is served.
                 biased;
@@ -124,7 +128,8 @@ impl Door {
                 Some(io) => protocol.connect(io, connection).await,
                 None => tracing::debug!(%peer, "connection ended before its first byte"),
             }
-        });
+        };
+        let served = tokio::spawn(greeted(seat.clone(), serving));
         seat.served_by(served.abort_handle());
     }
 
@@ -142,6 +147,18 @@ impl Door {
         port.protocol.close();
         seats
     }
+}
+
+/// `serving`, which whoever needs the seat lets alone in its first moment.
+async fn greeted(seat: Arc<Seat>, serving: impl Future<Output = ()>) {
+    let mut serving = pin!(serving);
+    tokio::select! {
+        biased;
+        () = &mut serving => return,
+        () = sleep(GREETING) => seat.greet(),
+    }
+    drop(seat);
+    serving.await;
 }
 
 /// Some time after the port was closed.

@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -23,6 +26,8 @@ pub(super) struct Seats {
     max: usize,
     max_per_network: Option<usize>,
     table: Mutex<Table>,
+    /// How often somebody came, or had no request in hand any more.
+    turns: AtomicU64,
     /// Somebody left, or has no request in hand any more.
     moved: Notify,
     open: Gauge,
@@ -33,9 +38,8 @@ pub(super) struct Seats {
 #[derive(Default)]
 struct Table {
     taken: usize,
-    /// Those without a request in hand, by when they came to be.
+    /// Those without a request in hand, by the turn since which they are.
     waiting: BTreeMap<u64, Waiting>,
-    turn: u64,
     networks: HashMap<IpAddr, usize>,
 }
 
@@ -51,6 +55,7 @@ impl Seats {
             max: config.max,
             max_per_network: config.max_per_address,
             table: Mutex::default(),
+            turns: AtomicU64::new(0),
             moved: Notify::new(),
             open: metrics.connections.clone(),
             evicted: metrics.connections_ended("evicted"),
@@ -89,9 +94,15 @@ impl Seats {
             standing: Standing::Aside,
             in_hand: 0,
             task: None,
+            greeted: false,
+            since: self.turn(),
             history: History::new(Instant::now()),
         };
         Arc::new(Seat { seats: self.clone(), network, place: Mutex::new(place) })
+    }
+
+    fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Ends the connection that has been without a request in hand for longest; whether there was one.
@@ -121,12 +132,6 @@ impl Seats {
 }
 
 impl Table {
-    fn wait(&mut self, waiting: Waiting) -> Standing {
-        self.turn += 1;
-        self.waiting.insert(self.turn, waiting);
-        Standing::Waiting(self.turn)
-    }
-
     fn leave(&mut self, network: Option<IpAddr>) {
         self.taken -= 1;
         let Some(network) = network else { return };
@@ -159,13 +164,17 @@ struct Place {
     in_hand: usize,
     /// What serves the connection.
     task: Option<AbortHandle>,
+    /// There has been time to say something.
+    greeted: bool,
+    /// The turn at which it came, or at which it had no request in hand any more.
+    since: u64,
     history: History,
 }
 
 /// How a seat stands when another connection needs one.
 #[derive(Clone, Copy)]
 enum Standing {
-    /// A request is in hand, or nothing serves the connection yet: it stays.
+    /// A request is in hand, or the connection has only just come: it stays.
     Aside,
     /// In line to make room, by its key in the table.
     Waiting(u64),
@@ -174,10 +183,14 @@ enum Standing {
 }
 
 impl Place {
-    /// Gets in line, unless a request is in hand.
+    /// Gets in line, unless a request is in hand or may be on its way already.
     fn wait(&mut self, seats: &Seats, network: Option<IpAddr>) {
-        if let (Standing::Aside, 0, Some(task)) = (self.standing, self.in_hand, &self.task) {
-            self.standing = seats.table.lock().wait(Waiting { task: task.clone(), network });
+        if let (Standing::Aside, 0, true, Some(task)) =
+            (self.standing, self.in_hand, self.greeted, &self.task)
+        {
+            let waiting = Waiting { task: task.clone(), network };
+            seats.table.lock().waiting.insert(self.since, waiting);
+            self.standing = Standing::Waiting(self.since);
             seats.moved.notify_one();
         }
     }
@@ -188,6 +201,13 @@ impl Seat {
     pub(super) fn served_by(&self, task: AbortHandle) {
         let mut place = self.place.lock();
         place.task = Some(task);
+        place.wait(&self.seats, self.network);
+    }
+
+    /// There has been time for a request that was sent at once to be seen: without one, it makes room for others.
+    pub(super) fn greet(&self) {
+        let mut place = self.place.lock();
+        place.greeted = true;
         place.wait(&self.seats, self.network);
     }
 
@@ -207,6 +227,7 @@ impl Seat {
         let mut place = self.place.lock();
         place.in_hand -= 1;
         if place.in_hand == 0 {
+            place.since = self.seats.turn();
             place.history.end(Instant::now());
         }
         place.wait(&self.seats, self.network);
@@ -252,7 +273,21 @@ mod tests {
         let seat = seats.take(peer.parse().unwrap()).await?;
         let task = tokio::spawn(std::future::pending());
         seat.served_by(task.abort_handle());
+        seat.greet();
         Some((seat, task))
+    }
+
+    #[tokio::test]
+    async fn who_has_only_just_come_stays() {
+        let seats = seats(1, None);
+        let seat = seats.take("10.0.0.1".parse().unwrap()).await.unwrap();
+        let task = tokio::spawn(std::future::pending::<()>());
+        seat.served_by(task.abort_handle());
+        seat.begin();
+        seat.end();
+        assert!(!seats.evict());
+        seat.greet();
+        assert!(seats.evict() && task.await.unwrap_err().is_cancelled());
     }
 
     #[tokio::test]
