@@ -4,8 +4,9 @@
 
 Starts the binary, runs rounds of `convoy bench` (open loop, Poisson arrivals) against /faq and /classify, every other one
 beside the attackers, and prints the 99th percentiles and their ratio. All the while a client of its own asks questions whose
-answers it knows. Attackers run at the lowest priority, because they share the processors with the server; whoever is cut off
-comes again after a second. Needs nothing but Python.
+answers it knows. Attackers run when nobody else wants the processors (SCHED_IDLE), because they would not be on the server's
+machine; how much of what was due they sent all the same is printed. Whoever is cut off comes again after a second. Needs nothing but
+Python.
 """
 
 import argparse
@@ -63,6 +64,7 @@ class Attackers:
 
     def __init__(self, port, count, kinds):
         self.port, self.kinds, self.opened, self.ended = port, [kinds[index % len(kinds)] for index in range(count)], 0, False
+        self.sent, self.late = 0, 0
         self.sockets, self.numbers, self.events = {}, {}, select.epoll()
         # They are on machines of their own and know nothing of each other: without this, all would send in the same millisecond.
         self.due = [(time.monotonic() + random.uniform(0, DRIP), number) for number in range(count)]
@@ -78,10 +80,11 @@ class Attackers:
                 self.read(self.numbers[descriptor])
             while self.due[0][0] <= time.monotonic():
                 moment, number = heapq.heappop(self.due)
+                self.late += time.monotonic() - moment > 0.1
                 wait = self.act(number)
                 heapq.heappush(self.due, (moment + wait, number))
         used = resource.getrusage(resource.RUSAGE_SELF)
-        print(self.opened, used.ru_utime + used.ru_stime, flush=True)
+        print(self.opened, self.sent, self.late, used.ru_utime + used.ru_stime, flush=True)
 
     def act(self, number):
         """What is due, and seconds until something is again."""
@@ -90,7 +93,7 @@ class Attackers:
             return DRIP if self.open(number) else 0.05
         if drip:
             try:
-                connection.send(drip)
+                self.sent += connection.send(drip)
             except BlockingIOError:
                 pass
             except OSError:
@@ -162,6 +165,11 @@ class Server:
         text = connection.getresponse().read().decode()
         return {key: float(value) for key, value in re.findall(rf"^({name}(?:{{[^}}]*}})?) (\S+)$", text, re.M)}
 
+    def busy(self):
+        """Seconds of processor time so far."""
+        with open(f"/proc/{self.process.pid}/stat") as status:
+            return sum(map(int, status.read().rsplit(")")[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
     def memory(self):
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
@@ -220,7 +228,8 @@ def attackers(args, server):
     port = server.address.rsplit(":", 1)[1]
     command = [sys.executable, __file__, args.binary, "--attack", port, "--attackers", str(args.attackers)]
     command += ["--kinds", ",".join(args.kinds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(19))
+    idle = lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=idle)
     end = time.monotonic() + 60
     # Some kinds are cut off at once and come again a second later.
     while server.metric("convoy_http_connections")["convoy_http_connections"] < 0.7 * args.attackers:
@@ -237,17 +246,20 @@ def run(args):
         figures, answered = {}, collections.defaultdict(lambda: [0.0, 0.0])
         measured(args, server)
         before = server.memory()
-        opened, most, used = 0, 0, 0.0
+        opened, sent, late, most, used = 0, 0, 0, 0, 0.0
+        busy = {True: 0.0, False: 0.0}
         for index in range(2 * args.rounds):
             # Pairs in turn begin with and without, so that a drift counts for both.
             beside = index % 4 in (1, 2)
             attack, began = attackers(args, server) if beside else None, time.monotonic()
+            already = server.busy()
             reports = measured(args, server)
+            busy[beside] += (server.busy() - already) / args.seconds / args.rounds
             most = max(most, server.memory())
             if attack:
                 attack.terminate()
-                connections, seconds = attack.communicate()[0].split()
-                opened += int(connections)
+                *counts, seconds = attack.communicate()[0].split()
+                opened, sent, late = (sum(pair) for pair in zip((opened, sent, late), map(int, counts)))
                 used += float(seconds) / (time.monotonic() - began) / args.rounds
                 time.sleep(args.settle)
             for path, report in reports.items():
@@ -258,7 +270,8 @@ def run(args):
                 name = "with" if beside else "without"
                 print(f"{path} {name}: p50 {latency['p50']:.2f} p99 {latency['p99']:.2f} max {latency['max']:.1f} ms", flush=True)
         print(f"\n{args.attackers} attackers of {len(args.kinds)} kinds, {opened} connections in {args.rounds} rounds")
-        print(f"they used {used:.1%} of a core themselves, opening their connections included")
+        print(f"they sent {sent} single bytes, acted more than 0.1 s late {late} times, and used {used:.1%} of a core themselves")
+        print(f"the server used {busy[False]:.1%} of a core without them, {busy[True]:.1%} with them")
         for path, rounds in figures.items():
             without, beside = answered[path]
             print(f"{path} answered well: {without:.2%} without, {beside:.2%} with")
