@@ -21,6 +21,9 @@ const DISCARD_BYTES: usize = 1 << 20;
 /// Longest wait for such a body.
 const DISCARD_TIME: Duration = Duration::from_millis(250);
 
+/// Most bytes of a body that holds no photos, questions or tensors.
+const SMALL: usize = 64 << 10;
+
 /// A request's body, which a handler may or may not come to read.
 pub struct Body {
     incoming: Option<Incoming>,
@@ -40,9 +43,20 @@ impl Body {
     /// 413 before a byte is read when the announced length is too large, or as soon as the limit is passed; 429 when there is
     /// no memory for it; 408 when the client is too slow; 400 when it breaks off.
     pub(super) async fn read(&mut self, ask: &Ask, context: &Context) -> Result<Bytes, Failure> {
+        self.read_up_to(context.limits.max_body, ask, context).await
+    }
+
+    /// As [`Body::read`], of a body that holds no photos, questions or tensors.
+    ///
+    /// # Errors
+    /// As [`Body::read`], with a limit of [`SMALL`] bytes.
+    pub(super) async fn read_small(&mut self, ask: &Ask, context: &Context) -> Result<Bytes, Failure> {
+        self.read_up_to(SMALL.min(context.limits.max_body), ask, context).await
+    }
+
+    async fn read_up_to(&mut self, max: usize, ask: &Ask, context: &Context) -> Result<Bytes, Failure> {
         let Some(body) = &self.incoming else { return Ok(Bytes::new()) };
         let started = Instant::now();
-        let max = context.limits.max_body;
         let announced = body.size_hint();
         if announced.lower() > max as u64 {
             self.incoming = None;
@@ -52,7 +66,7 @@ impl Body {
         charge.foresee(announced.lower() as usize)?;
         let buffer = Buffer::new(charge, announced.exact().map_or(max, |bytes| bytes as usize));
         let Some(body) = self.incoming.take() else { return Ok(Bytes::new()) };
-        let bytes = gather(body, buffer, started + context.limits.read_timeout, context).await?;
+        let bytes = gather(body, buffer, max, started + context.limits.read_timeout, context).await?;
         self.read = Some(Stretch { began: started, took: started.elapsed() });
         Ok(bytes)
     }
@@ -113,10 +127,11 @@ impl Body {
 async fn gather(
     mut body: Incoming,
     mut buffer: Buffer,
+    max: usize,
     by: Instant,
     context: &Context,
 ) -> Result<Bytes, Failure> {
-    let (stall, max) = (context.memory.stall, context.limits.max_body);
+    let stall = context.memory.stall;
     loop {
         let silent = Instant::now() + stall;
         let frame = match timeout_at(silent.min(by).into(), body.frame()).await {
@@ -135,7 +150,8 @@ async fn gather(
 }
 
 fn too_large(limit: usize) -> Failure {
-    let message = format!("the body is larger than the limit of {limit} bytes (--max-body-mib)");
+    let flag = if limit == SMALL { "" } else { " (--max-body-mib)" };
+    let message = format!("the body is larger than the limit of {limit} bytes{flag}");
     Failure { close: true, ..Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message) }
 }
 

@@ -28,8 +28,9 @@ pub struct Asked {
     question: String,
     /// How many matches.
     #[schemars(range(min = 1))]
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     top: Option<usize>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted")]
     parameters: Parameters,
 }
 
@@ -39,7 +40,7 @@ impl Asked {
     /// # Errors
     /// 400 that says what was expected.
     pub fn read(body: &[u8]) -> Result<Self, Failure> {
-        let asked: Self = serde_json::from_slice(body)
+        let asked: Self = json::whole(body)
             .map_err(|error| Failure::unreadable(r#"{"question": "...", "top": 3}"#, &error))?;
         match asked.top {
             Some(0) => Err(Failure::invalid("`top` must be at least 1")),

@@ -5,12 +5,14 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::json;
 use crate::{batch::Terms, v2::request::tightened};
 
 /// The `parameters` of `/faq` and `/score`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub(super) struct Parameters {
     /// Microseconds until the answer is worth nothing; 0 says nothing.
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     timeout: Option<u64>,
 }
 

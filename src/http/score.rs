@@ -113,7 +113,7 @@ impl Reading<'_> {
     }
 
     fn scored<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<Scored, D::Error> {
-        deserializer.deserialize_map(Whole(self))
+        deserializer.deserialize_any(Whole(self))
     }
 
     fn charge<E: de::Error>(&mut self, bytes: usize) -> Result<(), E> {
@@ -134,6 +134,10 @@ impl<'de> Visitor<'de> for Whole<'_, '_> {
         f.write_str("an object")
     }
 
+    fn visit_str<E: de::Error>(self, _not_repeated: &str) -> Result<Scored, E> {
+        Err(E::invalid_type(de::Unexpected::Other("string"), &self))
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scored, A::Error> {
         let (mut input, mut parameters) = (None, None);
         while let Some(field) = map.next_key()? {
@@ -143,7 +147,10 @@ impl<'de> Visitor<'de> for Whole<'_, '_> {
                 Field::Parameters if parameters.is_some() => {
                     return Err(de::Error::duplicate_field("parameters"));
                 }
-                Field::Parameters => parameters = Some(map.next_value()?),
+                Field::Parameters => {
+                    let json::Unquoted(given) = map.next_value()?;
+                    parameters = Some(given);
+                }
                 Field::Other => _ = map.next_value::<IgnoredAny>()?,
             }
         }

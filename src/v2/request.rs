@@ -83,7 +83,11 @@ fn class_of(priority: Option<u64>, asked: Class) -> Class {
 impl Request {
     /// About as many bytes as it takes until it is scored, beside the body that it came in.
     pub fn memory(&self) -> usize {
-        self.inputs.iter().map(|input| input.data.memory()).sum()
+        let inputs = self.inputs.iter().map(|input| {
+            let sides = input.shape.len() * size_of::<u64>();
+            input.data.memory() + input.name.len() + input.datatype.len() + sides
+        });
+        inputs.sum::<usize>() + self.wanted.iter().map(|output| output.name.len()).sum::<usize>()
     }
 
     /// The outputs to answer, in the order asked for, of those in `known`; only `ranked` can be had as classes.
@@ -123,6 +127,20 @@ pub fn refuse_shared_memory(asked: bool, tensor: &str) -> Result<(), Error> {
     match asked {
         true => Err(Error::invalid(format!("`{}`: shared memory is not supported", short(tensor)))),
         false => Ok(()),
+    }
+}
+
+/// Most bytes of a request's id: it is kept while the request waits, and sent back.
+pub const MAX_ID: usize = 1 << 10;
+
+/// # Errors
+/// The id of a request is longer than [`MAX_ID`].
+pub fn check_id(id: &str) -> Result<(), Error> {
+    match id.len() {
+        length if length > MAX_ID => {
+            Err(Error::invalid(format!("`id` has {length} bytes; at most {MAX_ID} are sent back")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -88,7 +88,7 @@ impl Framing {
         let _working = json::working(&body[..length], &charge)?;
         charge.add(PARSED * length)?;
         let asked = Asked::read(&body, self.json)?;
-        charge.shrink_to(asked.request.memory());
+        charge.shrink_to(asked.request.memory() + asked.form.memory());
         Ok((asked, charge))
     }
 

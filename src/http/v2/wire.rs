@@ -12,12 +12,12 @@ use serde::{
 };
 
 use super::{
-    super::reply::Failure,
+    super::{json, reply::Failure},
     tensor::{Flat, Written},
 };
 use crate::v2::{
     self, Input, Output, Request, VERSION,
-    request::{refuse_shared_memory, short},
+    request::{check_id, refuse_shared_memory, short},
     tensor::Data,
 };
 
@@ -42,6 +42,12 @@ pub struct Form {
 }
 
 impl Form {
+    /// About as many bytes as it takes.
+    pub(super) fn memory(&self) -> usize {
+        let said = self.said.iter().map(|(name, _)| name.len()).sum::<usize>();
+        self.id.as_ref().map_or(0, String::len) + said
+    }
+
     fn is_binary(&self, output: &str) -> bool {
         self.said.iter().find(|(name, _)| name == output).map_or(self.binary, |(_, binary)| *binary)
     }
@@ -50,23 +56,26 @@ impl Form {
 /// What a request says of itself; what is not known is ignored.
 #[derive(Default, Deserialize)]
 struct Parameters {
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     timeout: Option<u64>,
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     priority: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted")]
     binary_data_output: bool,
 }
 
 #[derive(Deserialize)]
 struct WireRequest {
     id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted")]
     parameters: Parameters,
+    #[serde(deserialize_with = "json::unquoted")]
     inputs: Few<WireInput, 16>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     outputs: Option<Few<WireWanted, 64>>,
 }
 
-/// A list of at most `MOST`: a tensor or a dimension takes many times the bytes that it is written in.
+/// A list of at most `MOST`, none of them strings: a tensor or a dimension takes many times the bytes that it is written in.
 struct Few<T, const MOST: usize>(Vec<T>);
 
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
@@ -86,7 +95,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewVisitor<T,
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Few<T, MOST>, A::Error> {
         let mut few = Vec::new();
-        while let Some(item) = items.next_element()? {
+        while let Some(json::Unquoted(item)) = items.next_element()? {
             if few.len() == MOST {
                 return Err(A::Error::invalid_length(MOST + 1, &self));
             }
@@ -100,14 +109,17 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewVisitor<T,
 struct WireInput {
     name: String,
     datatype: String,
+    #[serde(deserialize_with = "json::unquoted")]
     shape: Few<u64, 16>,
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     data: Option<Flat>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted")]
     parameters: InputParameters,
 }
 
 #[derive(Default, Deserialize)]
 struct InputParameters {
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     binary_data_size: Option<usize>,
     shared_memory_region: Option<serde::de::IgnoredAny>,
 }
@@ -115,14 +127,15 @@ struct InputParameters {
 #[derive(Deserialize)]
 struct WireWanted {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted")]
     parameters: WantedParameters,
 }
 
 #[derive(Default, Deserialize)]
 struct WantedParameters {
+    #[serde(default, deserialize_with = "json::unquoted_or_null")]
     binary_data: Option<bool>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::unquoted")]
     classification: usize,
     shared_memory_region: Option<serde::de::IgnoredAny>,
 }
@@ -133,16 +146,19 @@ impl Asked {
     /// # Errors
     /// 400 that says what does not fit.
     pub(super) fn read(body: &Bytes, json: Option<usize>) -> Result<Self, Failure> {
-        let json = json.unwrap_or(body.len());
-        if json > body.len() {
-            let length = body.len();
-            let message = format!("Inference-Header-Content-Length is {json}, the body has {length} bytes");
+        let length = json.unwrap_or(body.len());
+        if length > body.len() {
+            let there = body.len();
+            let message = format!("Inference-Header-Content-Length is {length}, the body has {there} bytes");
             return Err(Failure::invalid(message));
         }
-        let request: WireRequest = serde_json::from_slice(&body[..json]).map_err(|error| {
+        let request: WireRequest = json::whole(&body[..length]).map_err(|error| {
             Failure::unreadable(r#"{"inputs": [{"name", "shape", "datatype", "data"}]}"#, &error)
         })?;
-        let mut rest = body.slice(json..);
+        if let Some(id) = &request.id {
+            check_id(id)?;
+        }
+        let mut rest = body.slice(length..);
         let inputs = request.inputs.0.into_iter().map(|input| input.with_bytes(&mut rest));
         let inputs = inputs.collect::<Result<_, _>>()?;
         if !rest.is_empty() {
@@ -305,6 +321,14 @@ mod tests {
         assert!(read(&shaped(many(17)), b"").unwrap_err().message.contains("at most 16"));
         assert!(Asked::read(&Bytes::from_static(b"{}"), Some(3)).unwrap_err().message.contains("3"));
         assert!(Asked::read(&Bytes::from_static(b"{}"), Some(usize::MAX)).is_err());
+    }
+
+    #[test]
+    fn an_id_is_of_a_bounded_length() {
+        let of = |length: usize| read(&json!({"id": "i".repeat(length), "inputs": []}), b"");
+        assert_eq!(of(1024).unwrap().form.memory(), 1024);
+        let failure = of(1025).unwrap_err();
+        assert!(failure.status == 400 && failure.message.contains("at most 1024"), "{}", failure.message);
     }
 
     #[test]
