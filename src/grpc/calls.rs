@@ -33,6 +33,7 @@ use super::{
     health::Health,
     inference::{Ask, Inference},
     messages::{Limits, Messages},
+    places::{Place, Places},
     proto::{
         DESCRIPTORS,
         grpc_inference_service_server::{self, GrpcInferenceServiceServer},
@@ -42,7 +43,7 @@ use super::{
 };
 use crate::{
     access::Scope,
-    batch::Terms,
+    batch::{Client, Terms},
     memory::{Charge, Full},
     server::{
         Context, WARNING,
@@ -56,7 +57,7 @@ use crate::{
 /// Most bytes of a message that holds no tensors.
 const SMALL: usize = 64 << 10;
 
-/// Streams open at once, of all clients.
+/// Streams open at once, of all clients; one has four fifths of them at most.
 const STREAMS: usize = 1024;
 
 /// Watches of health open at once, of all clients. They have places of their own, because nobody needs a key for one.
@@ -207,8 +208,8 @@ pub(super) struct Calls {
     closing: watch::Receiver<bool>,
     /// Of messages that are under way.
     places: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
-    watches: Arc<Semaphore>,
+    streams: Arc<Places>,
+    watches: Arc<Places>,
     plain: Handler,
     infer: Handler,
     health: Handler,
@@ -238,8 +239,8 @@ impl Calls {
             health: handler(HealthServer::new(health).max_decoding_message_size(SMALL)),
             reflection: handler(reflection),
             reflection_alpha: handler(reflection_alpha),
-            streams: Arc::new(Semaphore::new(STREAMS)),
-            watches: Arc::new(Semaphore::new(WATCHES)),
+            streams: Places::new(STREAMS),
+            watches: Places::new(WATCHES),
             places,
             closing,
             context,
@@ -290,7 +291,7 @@ impl Calls {
             terms.deadline = end.unwrap_or(arrived + FAR);
             let mut bounds = Bounds {
                 end: end.map(|end| Box::pin(sleep_until(end.into()))),
-                _place: Some(self.stream_place(kind)?),
+                _place: Some(self.stream_place(kind, terms.client)?),
                 written: Some(charge.another()),
                 ..Bounds::default()
             };
@@ -360,11 +361,12 @@ impl Calls {
         request
     }
 
-    fn stream_place(&self, kind: Kind) -> Result<OwnedSemaphorePermit, Status> {
-        match kind {
-            Kind::HealthWatch => place(&self.watches, "watches"),
-            _ => place(&self.streams, "streams"),
-        }
+    fn stream_place(&self, kind: Kind, client: Client) -> Result<Place, Status> {
+        let (places, of) = match kind {
+            Kind::HealthWatch => (&self.watches, "watches"),
+            _ => (&self.streams, "streams"),
+        };
+        places.take(client).ok_or_else(|| no_place(of))
     }
 
     fn handler(&self, kind: Kind) -> &Handler {
@@ -383,7 +385,8 @@ pub(super) fn place(places: &Arc<Semaphore>, of: &str) -> Result<OwnedSemaphoreP
 }
 
 fn no_place(of: &str) -> Status {
-    let message = format!("the server is full: as many {of} as it takes are under way");
+    let message =
+        format!("the server is full: as many {of} as it takes of one client, or of all, are under way");
     status::with_retry(Code::ResourceExhausted, message, Some(PLACE_AGAIN))
 }
 
@@ -448,7 +451,7 @@ impl http_body::Body for Until {
 #[derive(Default)]
 struct Bounds {
     end: Option<Pin<Box<Sleep>>>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
     _in_hand: Option<Charge>,
     /// Of an answer that is charged as a whole.
     answer: Option<Arc<Charge>>,

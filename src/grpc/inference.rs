@@ -9,6 +9,7 @@ use std::{
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
@@ -35,6 +36,7 @@ use crate::{
         Error, Model, Place, Received, Scored,
         infer::off_runtime,
         repository,
+        request::{MAX_ID, check_id},
         statistics::{Measured, Reason},
     },
 };
@@ -119,6 +121,7 @@ impl Inference {
         terms: &Terms,
         arrived: Instant,
     ) -> Result<(ModelInferResponse, Measured, Charge), Error> {
+        check_id(&message.id)?;
         let gate = model.admit(terms)?;
         let started = Instant::now();
         let id = std::mem::take(&mut message.id);
@@ -143,7 +146,7 @@ impl Inference {
     async fn answer(&self, message: Arrived, ask: Ask) -> (ModelStreamInferResponse, Option<Charge>) {
         let Arrived { message, charge, at, place } = message;
         let terms = Terms { deadline: ask.terms.deadline.min(at + ask.each), ..ask.terms };
-        let (name, id) = (message.model_name.clone(), message.id.clone());
+        let (name, id) = (beginning(&message.model_name), beginning(&message.id));
         let answered = async {
             // A stream is open for long: each of its requests counts, and ends with its key.
             self.context.admit_again(&ask.who, Scope::Score).map_err(|denied| denied.to_string())?;
@@ -192,6 +195,11 @@ async fn next(
     let (at, charge) = (Instant::now(), ask.charge(context));
     let place = places.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
     Some(Ok(Arrived { message, charge, at, place }))
+}
+
+/// As much of a message's words as is sent back at most.
+fn beginning(words: &str) -> String {
+    words[..words.floor_char_boundary(MAX_ID)].to_owned()
 }
 
 /// A version, where a message gives one.
@@ -286,7 +294,13 @@ impl GrpcInferenceService for Inference {
         });
         let answers = messages.map(move |arrived| {
             let (service, ask) = (service.clone(), ask.clone());
-            async move { Ok(service.answer(arrived?, ask).await) }
+            async move {
+                let arrived = arrived?;
+                // On a task of its own: whether it goes on, ends at its deadline and gives its place to another is not for
+                // the reader of the stream to decide.
+                let answered = tokio::spawn(async move { service.answer(arrived, ask).await });
+                AbortOnDropHandle::new(answered).await.map_err(|_ended| status::panicked())
+            }
         });
         // An answer keeps its charge while it waits for its turn; what is written of it is charged anew.
         let answers =

@@ -1,7 +1,7 @@
 //! The gRPC layer: speaks gRPC on a connection and answers its calls. Status codes and protobuf shapes appear only here.
 //!
 //! [`Grpc`] is what a port brings to [`crate::server`]. `calls` finds the handler of a call and bounds, times and counts it;
-//! `messages` charges what comes;
+//! `messages` charges what comes; `places` are those of streams;
 //! `inference` is the V2 protocol, whose meaning is [`crate::v2`]'s, with [`message`] and `describe` to and from protobuf,
 //! `status` for errors, `traced` for spans and [`codec`] for bytes; `health` is `grpc.health.v1`. Reflection answers with what `build.rs` made.
 
@@ -12,6 +12,7 @@ mod health;
 mod inference;
 pub mod message;
 mod messages;
+mod places;
 mod status;
 mod traced;
 

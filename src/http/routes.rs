@@ -51,6 +51,12 @@ impl Surface {
         }
     }
 
+    /// Whether requests to `route` and their answers are charged. Probes are not: they are small, and they are to be answered
+    /// when nothing else is. Nobody is charged on the operators' own port.
+    fn charges(self, route: Route) -> bool {
+        self == Self::Everything && route != Route::Root && (route == Route::Metrics || !route.is_polled())
+    }
+
     fn offers(self) -> &'static str {
         match self {
             Self::Everything => "POST /classify, POST /faq, POST /score or GET /version",
@@ -181,12 +187,6 @@ impl Route {
         matches!(self, Self::Livez | Self::Metrics | Self::V2(v2::Endpoint::Live)) || self.probes()
     }
 
-    /// Whether requests and their answers are charged. Probes are not: they are small, and they are to be answered when
-    /// nothing else is.
-    fn is_charged(self) -> bool {
-        self.posts() && !self.is_polled()
-    }
-
     /// The answer to a request here that has none of its own.
     fn refuse(self, failure: Failure, under_v2: bool) -> Reply {
         match self {
@@ -219,7 +219,7 @@ pub(super) async fn answer(
         let who = context.admit(&head.headers, peer, scope)?;
         let terms = terms::of(&head.headers, &who, arrived, &context.limits, &context.clients)?;
         let ask = Ask { head, arrived, terms };
-        if !route.is_charged() {
+        if !published.surface.charges(route) {
             return dispatch(route, &ask, &mut body, context, published).await;
         }
         let mut charge = context.budget.open(ask.terms.client);
@@ -367,5 +367,23 @@ impl Drop for Count<'_> {
             };
             self.context.tracer.record(&self.span.ids, ended);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_probes_and_the_operators_own_port_is_charged() {
+        let charged = |path: &str| Surface::Everything.charges(Route::of(path));
+        for path in ["/faq", "/metrics", "/openapi.json", "/docs", "/version", "/v2/models", "/v2", "/no"] {
+            assert!(charged(path), "{path}");
+        }
+        for path in ["/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/faq/ready"]
+        {
+            assert!(!charged(path), "{path}");
+        }
+        assert!(!Surface::Ops.charges(Route::Metrics));
     }
 }

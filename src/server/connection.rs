@@ -62,8 +62,8 @@ impl Ends {
     fn count(&self, tardy: Tardy) {
         match tardy {
             Tardy::Head => &self.head,
-            Tardy::Idle => &self.idle,
-            Tardy::Reading => &self.reading,
+            Tardy::Idle | Tardy::Leaving => &self.idle,
+            Tardy::Reading | Tardy::Trickling => &self.reading,
         }
         .increment(1);
     }
@@ -81,7 +81,7 @@ impl Connection {
         let mut closing = self.closing.clone();
         let mut protocol = std::pin::pin!(protocol);
         let mut look = std::pin::pin!(sleep_until(Instant::now().into()));
-        let (mut draining, mut parting) = (false, false);
+        let (mut closed, mut parting) = (None, false);
         loop {
             tokio::select! {
                 biased;
@@ -91,16 +91,17 @@ impl Connection {
                     }
                     return;
                 }
-                _or_the_port_is_gone = closing.wait_for(|closing| *closing), if !draining => {
-                    draining = true;
+                _or_the_port_is_gone = closing.wait_for(|closing| *closing), if closed.is_none() => {
+                    closed = Some(Instant::now());
                     protocol.as_mut().graceful_shutdown();
+                    look.as_mut().reset(Instant::now().into());
                 }
-                () = &mut look => match self.judge(parting) {
+                () = &mut look => match self.judge(parting, closed) {
                     Some(Verdict::Stays(until)) => look.as_mut().reset(until.into()),
-                    Some(Verdict::Parts) => {
+                    Some(Verdict::Parts(time)) => {
                         parting = true;
                         protocol.as_mut().graceful_shutdown();
-                        look.as_mut().reset((Instant::now() + PARTING).into());
+                        look.as_mut().reset((Instant::now() + time).into());
                     }
                     None => return,
                 },
@@ -109,23 +110,28 @@ impl Connection {
     }
 
     /// What becomes of the connection; `None` where it ends at once.
-    fn judge(&self, parting: bool) -> Option<Verdict> {
-        let judged = self.seat.history(|history| self.patience.judge(history, Instant::now()));
-        match judged {
-            Ok(until) => Some(Verdict::Stays(until)),
-            Err(Tardy::Idle) if parting => None,
-            Err(tardy) => {
-                self.ends.count(tardy);
-                tracing::debug!(peer = %self.peer, ?tardy, "the connection has kept the server waiting for too long");
-                (tardy == Tardy::Idle).then_some(Verdict::Parts)
-            }
+    fn judge(&self, parting: bool, closed: Option<Instant>) -> Option<Verdict> {
+        let judged = self.seat.history(|history| self.patience.judge(history, closed, Instant::now()));
+        let tardy = match judged {
+            Ok(until) => return Some(Verdict::Stays(until)),
+            Err(Tardy::Idle | Tardy::Trickling) if parting => return None,
+            Err(tardy) => tardy,
+        };
+        self.ends.count(tardy);
+        tracing::debug!(peer = %self.peer, ?tardy, "the connection has kept the server waiting for too long");
+        match tardy {
+            Tardy::Idle => Some(Verdict::Parts(PARTING)),
+            // Others' requests may be in hand on it: a proxy's connection has many users.
+            Tardy::Trickling => Some(Verdict::Parts(self.patience.write)),
+            Tardy::Head | Tardy::Reading | Tardy::Leaving => None,
         }
     }
 }
 
 enum Verdict {
     Stays(Instant),
-    Parts,
+    /// Is told that it ends, and has this long to.
+    Parts(Duration),
 }
 
 /// A request in hand, until it is dropped.

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     sync::watch,
+    task::unconstrained,
     time::{sleep, timeout},
 };
 use tokio_util::either::Either;
@@ -77,7 +78,7 @@ impl Door {
     async fn refused(&self, error: &io::Error, spare: &mut Spare) {
         let lent = spare.lend();
         let came = match lent {
-            true => match self.port.listener.accept().now_or_never() {
+            true => match self.next() {
                 None => return,
                 Some(came) => came.ok(),
             },
@@ -89,6 +90,8 @@ impl Door {
             "a connection could not be accepted; where files are the problem, raise their limit (ulimit -n) or lower \
              --max-connections"
         );
+        // Who left before this made no room that has not been taken.
+        let _stale = self.seats.moved().now_or_never();
         let room = (came.is_some() || !lent) && self.seats.evict();
         if let Some((stream, peer)) = came {
             self.admit(stream, peer).await;
@@ -98,6 +101,11 @@ impl Door {
         } else {
             sleep(ACCEPT_PAUSE).await;
         }
+    }
+
+    /// The next connection, if it is there already; however many were accepted in this turn of the task.
+    fn next(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        unconstrained(self.port.listener.accept()).now_or_never()
     }
 
     /// The connection, from the handshake on, on a task of its own.
@@ -136,7 +144,7 @@ impl Door {
     /// Lets nobody in any more but who is through to the kernel already, and asks those who are there to end.
     pub(super) fn close(self) -> Arc<Seats> {
         for _ in 0..BACKLOG {
-            let Some(Ok((stream, peer))) = self.port.listener.accept().now_or_never() else { break };
+            let Some(Ok((stream, peer))) = self.next() else { break };
             if self.admit(stream, peer).now_or_never().is_none() {
                 break;
             }

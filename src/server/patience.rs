@@ -12,6 +12,10 @@ use crate::config::HttpConfig;
 /// A client that takes an answer piece by piece has this many times as long as one that takes nothing.
 const TRICKLE: u32 = 4;
 
+/// How long, once the port is closed, a client without a request in hand may take to hear that the connection ends: on HTTP/2 it
+/// answers that it has, and one that is gone never does.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// See the module's text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -47,6 +51,10 @@ pub(super) enum Tardy {
     Idle,
     /// An answer that is not taken.
     Reading,
+    /// An answer of which some is taken, or others on the same connection are.
+    Trickling,
+    /// No request, since the port is closed.
+    Leaving,
 }
 
 impl Patience {
@@ -55,23 +63,32 @@ impl Patience {
         Self { head: limits.read_timeout, idle: connections.idle_timeout, write: connections.write_timeout }
     }
 
-    /// Until when nothing needs to be looked at again.
+    /// Until when nothing needs to be looked at again; `closed` is when the port was, if it is.
     ///
     /// # Errors
     /// What has taken too long at `now`.
-    pub(super) fn judge(&self, history: &History, now: Instant) -> Result<Instant, Tardy> {
-        let mut limits = Vec::with_capacity(2);
+    pub(super) fn judge(
+        &self,
+        history: &History,
+        closed: Option<Instant>,
+        now: Instant,
+    ) -> Result<Instant, Tardy> {
+        let mut limits = Vec::with_capacity(4);
         match history.head {
             _ if history.in_hand => {}
             Some(began) => limits.push((began + self.head, Tardy::Head)),
-            None => limits.push((history.idle + self.idle, Tardy::Idle)),
+            None => {
+                limits.push((history.idle + self.idle, Tardy::Idle));
+                limits.extend(closed.map(|closed| (history.idle.max(closed) + FAREWELL, Tardy::Leaving)));
+            }
         }
         if let Some((_, since)) = history.owed.first_key_value() {
-            let quiet = (*since).max(history.wrote) + self.write;
-            limits.push((quiet.min(*since + TRICKLE * self.write), Tardy::Reading));
+            limits.push(((*since).max(history.wrote) + self.write, Tardy::Reading));
+            limits.push((*since + TRICKLE * self.write, Tardy::Trickling));
         }
         // What begins after this look is over no earlier than this.
-        let soon = now + self.head.min(self.idle).min(self.write);
+        let begins = self.head.min(self.idle).min(self.write);
+        let soon = now + if closed.is_some() { begins.min(FAREWELL) } else { begins };
         match limits.into_iter().min_by_key(|(end, _)| *end) {
             Some((end, tardy)) if end <= now => Err(tardy),
             Some((end, _)) => Ok(end.min(soon)),
@@ -133,9 +150,18 @@ mod tests {
 
     /// The second at which `history` is found to take too long, looking when told to from `from` on.
     fn over(history: &History, start: Instant, from: u32) -> Option<(u64, Tardy)> {
+        over_once_closed(history, start, from, None)
+    }
+
+    fn over_once_closed(
+        history: &History,
+        start: Instant,
+        from: u32,
+        closed: Option<Instant>,
+    ) -> Option<(u64, Tardy)> {
         let mut now = start + from * SECOND;
         for _ in 0..100 {
-            match PATIENCE.judge(history, now) {
+            match PATIENCE.judge(history, closed, now) {
                 Ok(next) => {
                     assert!(next > now);
                     now = next;
@@ -172,8 +198,26 @@ mod tests {
         assert_eq!(over(&history, start, 9), Some((19, Tardy::Reading)));
         history.settle(first);
         history.wrote(start + 41 * SECOND);
-        assert_eq!(over(&history, start, 9), Some((42, Tardy::Reading)), "four times as long, and no longer");
+        assert_eq!(
+            over(&history, start, 9),
+            Some((42, Tardy::Trickling)),
+            "four times as long, and no longer"
+        );
         history.settle(second);
         assert_eq!(over(&history, start, 9), None);
+    }
+
+    #[test]
+    fn once_the_port_is_closed_nobody_is_waited_for_long_who_has_no_request_in_hand() {
+        let start = Instant::now();
+        let mut history = History::new(start);
+        let closed = Some(start + 10 * SECOND);
+        assert_eq!(over_once_closed(&history, start, 10, closed), Some((13, Tardy::Leaving)));
+        history.begin();
+        assert_eq!(over_once_closed(&history, start, 10, closed), None);
+        history.end(start + 20 * SECOND);
+        assert_eq!(over_once_closed(&history, start, 20, closed), Some((23, Tardy::Leaving)));
+        history.heard(|| start + 21 * SECOND);
+        assert_eq!(over_once_closed(&history, start, 21, closed), Some((36, Tardy::Head)));
     }
 }

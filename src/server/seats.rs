@@ -145,7 +145,7 @@ impl Table {
 }
 
 /// Whoever has an IPv6 address has at least the 2^64 beside it.
-fn network(peer: IpAddr) -> IpAddr {
+pub(super) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,

@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName};
 
-use super::gate::Who;
+use super::{gate::Who, seats::network};
 use crate::{
     batch::{Class, Client, Terms},
     config::{ClientsConfig, HttpConfig},
@@ -44,7 +44,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// By who they have shown to be, else by the header that `config` names, and by address where it names none.
+    /// By who they have shown to be, else by the header that `config` names, and by network where it names none: an IPv4
+    /// address, or an IPv6 /64.
     pub fn new(config: ClientsConfig) -> Self {
         Self { config, hasher: RandomState::new() }
     }
@@ -60,7 +61,7 @@ impl Clients {
                 let weight = self.config.weights.get(name.as_bytes()).copied().unwrap_or(1.0);
                 Client::named(name.as_bytes(), weight, &self.hasher)
             }
-            None => Client::named(who.peer, 1.0, &self.hasher),
+            None => Client::named(network(who.peer), 1.0, &self.hasher),
         }
     }
 }
@@ -205,6 +206,10 @@ mod tests {
         assert_eq!(clients.of(&named("gold"), &a), clients.of(&named("gold"), &b));
         assert_ne!(clients.of(&named("gold"), &a), clients.of(&named("tin"), &a));
         assert_ne!(clients.of(&HeaderMap::new(), &a), clients.of(&HeaderMap::new(), &b));
+        let [near, far, home] = ["2001:db8::1", "2001:db8:0:1::1", "2001:db8::ffff"]
+            .map(|address| clients.of(&HeaderMap::new(), &Who::at(address.parse().unwrap())));
+        assert_eq!(near, home, "one host has a whole /64");
+        assert_ne!(near, far);
         let (key, token) = (Proof::Key(KeyDigest::of(b"k")), Proof::Token { until: SystemTime::now() });
         let shown = |proof, name: &str, peer: &Who| {
             let caller = Caller { name: name.into(), weight: 2.0, proof };
