@@ -483,7 +483,7 @@ async fn pages_of_other_origins_may_ask_where_they_are_named() {
 async fn operators_have_a_port_that_stays_to_the_end() {
     let keys = Keys::new(&[entry("web", &Key::random(), "")]);
     let mut settings = guarded(Some(&keys.path));
-    (settings.http.lame_duck, settings.http.grace) = (Duration::from_millis(50), Duration::from_secs(2));
+    (settings.http.lame_duck, settings.http.grace) = (Duration::from_secs(1), Duration::from_secs(60));
     let mut server = Server::start(&settings);
     let ops = server.ops.unwrap();
     let get = async |path: &str| {
@@ -501,7 +501,7 @@ async fn operators_have_a_port_that_stays_to_the_end() {
     }
     let post = Client::new().post(format!("http://{ops}/faq")).json(&json!({"question": "x"}));
     assert_eq!(status(post).await, 404);
-    // A request whose body never comes keeps the drain going until the grace period ends.
+    // A head that does not come to its end keeps the drain going until its client hangs up.
     let mut held = TcpStream::connect(server.address).unwrap();
     held.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n").unwrap();
     server.ask_to_stop(Shutdown::Orchestrated);
@@ -518,5 +518,5 @@ async fn operators_have_a_port_that_stays_to_the_end() {
     assert_eq!(get("/livez").await.0, 200, "and this port outlives the others");
     assert_eq!(get("/readyz").await.0, 503);
     drop(held);
-    assert!(matches!(server.join(), Some(Ended::Drained | Ended::Cut)));
+    assert_eq!(server.join(), Some(Ended::Drained));
 }

@@ -123,16 +123,17 @@ fn the_open_loop_shows_a_stall_that_the_closed_loop_hides() {
     let closed = plan(stalling(), Pace::Closed, 4);
     let closed = Report::of_run(&closed, &measure(&closed)).run.latency_ms.unwrap();
     assert_eq!(closed.count, 1000);
-    assert!(closed.max >= stall && closed.p99 < stall / 2.0, "{closed:?}");
+    // Four of a thousand waited. A busy machine holds up others too, but not a tenth.
+    assert!(closed.max >= stall && closed.p90 < stall / 2.0, "{closed:?}");
 
     let asked = plan(stalling(), open(1000.0), 4);
     let run = Report::of_run(&asked, &measure(&asked)).run;
     let (latency, service) = (run.latency_ms.unwrap(), run.service_ms.unwrap());
     // Half of the requests were due while the server stood still.
-    assert!(latency.p99 > 0.9 * stall, "{latency:?}");
+    assert!(latency.p99 > 0.9 * stall && latency.p90 > stall / 2.0, "{latency:?}");
     assert!(latency.mean > stall / 10.0, "{latency:?}");
     // Only the four that were on their way waited for the server itself.
-    assert!(service.max >= stall && service.p99 < stall / 2.0, "{service:?}");
+    assert!(service.max >= stall && service.p90 < stall / 2.0, "{service:?}");
     assert_eq!((latency.count, run.opened), (1000, 4));
 }
 
@@ -275,7 +276,9 @@ fn the_highest_rate_is_found_and_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let (html, json) = (folder.path().join("load.html"), folder.path().join("load.json"));
     let url = format!("http://{address}/faq?a&b");
-    let search = ["--find-rate", "--p99-ms", "100", "--rate", "40", "--duration", "1s", "--warm-up", "100ms"];
+    // Of so few requests the 99th percentile is the slowest: what bounds the rate is that the server falls behind.
+    let search =
+        ["--find-rate", "--p99-ms", "1000", "--rate", "40", "--duration", "1s", "--warm-up", "100ms"];
     let files = ["--html", html.to_str().unwrap(), "--json", json.to_str().unwrap()];
     let (code, stdout, stderr) = bench(&[&[url.as_str()], &search[..], &files[..]].concat());
     assert_eq!(code, Some(0), "{stderr}");

@@ -181,7 +181,7 @@ fn ready_ends_with_what_the_server_says_of_itself() {
     assert!(code == Some(1) && stderr.contains("is it a convoy server?"), "{stderr}");
 
     process.signal("-TERM");
-    process.wait_for("asked to stop; once more stops at once");
+    process.wait_for("not ready, still serving");
     let asked = |more: &[&str]| run(&[&["ready", "--wait", "300ms", "--bind", &free], more].concat());
     let (code, _, stderr) = asked(&[]);
     assert!(code == Some(1) && stderr.contains("/readyz: the server is draining"), "{stderr}");

@@ -118,6 +118,7 @@ async fn models_change_under_load_and_no_question_is_lost() {
     for round in 0..6 {
         let before = asked.load(Ordering::Relaxed);
         while asked.load(Ordering::Relaxed) < before + 50 {
+            assert!(askers.iter().all(|asker| !asker.is_finished()), "an asker has failed");
             tokio::task::yield_now().await;
         }
         let questions = if round % 2 == 0 {

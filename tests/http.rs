@@ -312,8 +312,7 @@ async fn a_refusal_leaves_the_connection_usable() {
     let mut stream = TcpStream::connect(server.address).unwrap();
     for path in ["/classify?top=0", "/nowhere", "/readyz", "/score", "/faq"] {
         let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 50000\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(&[7; 50_000]).unwrap();
+        stream.write_all(&[head.as_bytes(), &[7; 50_000]].concat()).unwrap();
         let head = read_head(&mut stream).to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 4") && !head.contains("connection: close"), "{path}: {head}");
         let length =
@@ -331,7 +330,7 @@ async fn draining_turns_readiness_off_and_finishes_what_is_in_hand() {
     settings.photos.as_mut().unwrap().max_batch = 1;
     let mut server = Server::start(&settings);
     let client = Client::new();
-    let asks: Vec<_> = (0..24)
+    let asks: Vec<_> = (0..64)
         .map(|index| tokio::spawn(client.post(server.url("/classify")).body(photo(index)).send()))
         .collect();
     wait_for(&server, r#"convoy_queue_depth{queue="classify"}"#, |depth| depth > 8.0).await;

@@ -327,7 +327,7 @@ fn a_server_does_not_start_with_a_pair_that_cannot_be_used() {
 fn who_speaks_no_tls_is_closed_cleanly_and_who_says_nothing_is_cut() {
     let (identity, trusted) = Identity::new();
     let mut settings = over_tls(&identity);
-    settings.http.read_timeout = Duration::from_millis(400);
+    settings.http.read_timeout = Duration::from_secs(3);
     let server = Server::start(&settings);
     let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     let mut stream = connect(server.address, client(&trusted, &[&TLS13], &["http/1.1"])).unwrap();

@@ -352,7 +352,7 @@ fn a_stalled_body_is_broken_off_and_resumed() {
         (number == 0).then(|| serve_file(request, file).stall_after(cut))
     });
     let mut place = Place::new();
-    place.limits.stall = Duration::from_millis(300);
+    place.limits.stall = Duration::from_secs(2);
     place.fetch(&hub.address(), &model(&hub_origin(Some(model_file().1)))).unwrap();
     place.assert_model();
     let ranges = hub.ranges();
@@ -374,7 +374,7 @@ fn a_slow_body_may_take_longer_than_any_timeout() {
 fn a_server_that_accepts_and_says_nothing_is_out_of_reach_at_once() {
     let hub = hub_with(|_, _, _| Some(Reply::silence()));
     let mut place = Place::with_old_file();
-    place.limits.connect = Duration::from_millis(300);
+    place.limits.connect = Duration::from_secs(2);
     let error = place.fetch(&hub.address(), &model(&hub_origin(None))).unwrap_err();
     assert!(error.unreachable() && chain(&error).contains("cannot reach"), "{}", chain(&error));
     place.assert_model();

@@ -401,9 +401,12 @@ mod tests {
         ];
         for seed in seeds {
             let raw = seed.repeat(100 * 1024 / seed.len());
-            let start = Instant::now();
-            clean(&raw);
-            let took = start.elapsed();
+            let tries = (0..3).map(|_| {
+                let start = Instant::now();
+                clean(&raw);
+                start.elapsed()
+            });
+            let took = tries.min().unwrap();
             assert!(took < Duration::from_millis(200), "{seed:?} took {took:?}");
         }
     }

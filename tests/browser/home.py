@@ -10,6 +10,7 @@ import pathlib
 import socket
 import sys
 import tempfile
+import time
 import urllib.parse
 
 import requests
@@ -132,6 +133,14 @@ def live(page):
     page.get_by_role("button", name="Pause").click()
 
 
+def wait_for_taken_seat(url):
+    """Until the one seat for photos is taken."""
+    deadline = time.monotonic() + browser.PATIENCE / 1000
+    while 'convoy_queue_depth{queue="classify"} 1\n' not in requests.get(url + "/metrics").text:
+        assert time.monotonic() < deadline, "nobody has taken the seat"
+        time.sleep(0.02)
+
+
 def errors(page, url, only_faq, small, folder):
     broken = folder / "notes.txt"
     broken.write_text("not a picture at all")
@@ -157,7 +166,7 @@ def errors(page, url, only_faq, small, folder):
     parsed = urllib.parse.urlsplit(small)
     with socket.create_connection((parsed.hostname, parsed.port)) as seat:
         seat.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
-        page.wait_for_timeout(300)
+        wait_for_taken_seat(small)
         page.locator("#samples button").first.click()
         browser.wait_for_text(answer, "The server is busy")
         browser.wait_for_text(answer, "Try again in")

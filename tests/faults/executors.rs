@@ -27,7 +27,7 @@ use crate::{
 };
 
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-const DEAD_AFTER: Duration = Duration::from_secs(4);
+const DEAD_AFTER: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {

@@ -339,12 +339,12 @@ async fn honest(address: SocketAddr, arsenal: &Arsenal, labels: &Value, matched:
     (photos, questions)
 }
 
-/// The answer; `None` where there was no room.
+/// The answer; `None` where there was no room or no time.
 async fn answered(ask: reqwest::RequestBuilder) -> Option<Value> {
-    let answer = ask.timeout(Duration::from_secs(30)).send().await.unwrap();
+    let answer = ask.timeout(Duration::from_secs(60)).send().await.unwrap();
     match answer.status().as_u16() {
         200 => Some(answer.json().await.unwrap()),
-        429 => None,
+        429 | 503 | 504 => None,
         other => panic!("{other}: {}", answer.text().await.unwrap()),
     }
 }
