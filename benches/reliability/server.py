@@ -93,9 +93,10 @@ def stand_back() -> None:
 
 
 class Watch:
-    """Samples a server's memory, descriptors and threads until told to stop."""
+    """Samples a server's memory, descriptors and threads until told to stop; each goes to a file at once, if there is one."""
 
-    def __init__(self, server: Server, every_s: float = 0.2):
+    def __init__(self, server: Server, every_s: float = 0.2, file: str | None = None):
+        self._file = open(file, "w", buffering=1) if file else None
         self.samples: list[tuple[float, float, int, int]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(server, every_s), daemon=True)
@@ -106,7 +107,10 @@ class Watch:
         began = time.monotonic()
         while not self._stop.wait(every_s):
             now = time.monotonic() - began
-            self.samples.append((now, server.memory_mib(), server.descriptors(), server.threads()))
+            sample = now, server.memory_mib(), server.descriptors(), server.threads()
+            self.samples.append(sample)
+            if self._file:
+                print(*(f"{figure:.2f}" for figure in sample), sep="\t", file=self._file)
 
     def stop(self) -> list[tuple[float, float, int, int]]:
         """Seconds since the start, resident MiB, descriptors, threads."""

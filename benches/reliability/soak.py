@@ -103,15 +103,12 @@ def main() -> None:
         idle = server.descriptors()
         honest = Honest(server, [pathlib.Path(each) for each in given.photo[:2]], given.question)
         hostile = Hostile(server.address, 0.01 * sum(rates.values()))
-        watch = Watch(server, 1.0)
+        watch = Watch(server, 1.0, given.samples)
         # So few that their number stands still: it would hide a leak of descriptors.
         span = ["--connections", "64", "--arrivals", "poisson", "--warm-up", "0s", "--duration", f"{60 * given.minutes:.0f}s"]
         loads = {path: Load(server, path, [*sent, *span, "--rate", str(rates[path])]) for path, sent in payload.items()}
         reports = {path: load.report() for path, load in loads.items()}
         samples = watch.stop()
-        if given.samples:
-            lines = ("\t".join(f"{figure:.2f}" for figure in sample) + "\n" for sample in samples)
-            pathlib.Path(given.samples).write_text("".join(lines))
         print(f"hostile: {sum((sent := hostile.stop()).values())} ({', '.join(f'{kind} {count}' for kind, count in sent.items())})")
         print(f"honest: {honest.stop()}")
         warm_up_s = 60 * given.minutes * given.warm_up
