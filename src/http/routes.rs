@@ -223,9 +223,11 @@ pub(super) async fn answer(
             return dispatch(route, &ask, &mut body, context, published).await;
         }
         let mut charge = context.budget.open(ask.terms.client);
-        charge.add(in_hand(&ask.head))?;
+        // What is answered at once holds nothing before there is an answer, and would be seen in the metrics that are asked for.
+        let (before, after) = if route.posts() { (in_hand(&ask.head), 0) } else { (0, in_hand(&ask.head)) };
+        charge.add(before)?;
         let reply = dispatch(route, &ask, &mut body, context, published).await?;
-        charge.add(reply::len(&reply))?;
+        charge.add(after + reply::len(&reply))?;
         Ok(reply.map(|body| reply::held(body, charge)))
     };
     let handled = AssertUnwindSafe(handled).catch_unwind().await;
