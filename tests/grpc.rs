@@ -531,18 +531,63 @@ async fn who_does_not_read_a_streams_answers_keeps_nobodys_place() {
     let mut settings = Config { photos: None, ..with_grpc() };
     // As many messages may be under way.
     settings.faq.as_mut().unwrap().queue = 8;
+    settings.http.connections.write_timeout = Duration::from_secs(300);
     let server = Server::start(&settings);
     let url = format!("http://{}", server.grpc.unwrap());
     let deaf = Endpoint::from_shared(url).unwrap().initial_stream_window_size(0).connect().await.unwrap();
-    let requests = stream::iter((0..32).map(|_| questions(&["sort"]))).chain(stream::pending());
-    let _unread = open::<_, ModelStreamInferResponse>(&deaf, &stream_path(), requests).await.unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..24 {
+        let requests = stream::iter((0..32).map(|_| questions(&["sort"]))).chain(stream::pending());
+        let answers = open::<_, ModelStreamInferResponse>(&deaf, &stream_path(), requests).await;
+        unread.push(answers.unwrap());
+    }
     let scored = |metrics: &str| {
         let scored = r#"convoy_jobs_total{queue="faq",outcome="ok"} "#;
         metrics.lines().find_map(|line| line.strip_prefix(scored)?.parse::<u32>().ok())
     };
-    until(&server, |metrics| scored(metrics).is_some_and(|scored| scored >= 8)).await;
-    let answer = infer(&channel(&server).await, questions(&["sort"])).await.unwrap();
+    // One of each stream, of three times as many streams as there are places.
+    until(&server, |metrics| scored(metrics).is_some_and(|scored| scored >= 24)).await;
+    let channel = channel(&server).await;
+    let started = Instant::now();
+    let answer = loop {
+        // Others of those streams may be under way yet.
+        match infer(&channel, questions(&["sort"])).await {
+            Err(refused) if refused.code() == Code::ResourceExhausted => {
+                assert!(started.elapsed() < Duration::from_secs(60), "{refused}");
+            }
+            answer => break answer.unwrap(),
+        }
+    };
     assert!(!ids(&answer).is_empty());
+}
+
+#[tokio::test]
+async fn a_probe_with_an_unusual_head_is_charged_for_it() {
+    let server = Server::start(&Config { photos: None, ..with_grpc() });
+    let channel = channel(&server).await;
+    let watch = async |value: String| {
+        let mut request = Request::new(HealthCheckRequest { service: String::new() });
+        request.metadata_mut().insert("x-long", value.parse().unwrap());
+        let path = format!("/{HEALTH}/Watch").parse().unwrap();
+        let codec = ProstCodec::<_, HealthCheckResponse>::default();
+        ready(&channel).await.server_streaming(request, path, codec).await.unwrap()
+    };
+    let held = "convoy_body_memory_bytes";
+    let _usual = watch("a".repeat(1000)).await;
+    assert_eq!(metric(&metrics(&server).await, held), 0.0);
+    let _unusual = watch("a".repeat(30_000)).await;
+    assert!(metric(&metrics(&server).await, held) >= 28_000.0);
+}
+
+#[tokio::test]
+async fn a_call_of_one_message_takes_no_second_one() {
+    let server = Server::start(&Config { photos: None, ..with_grpc() });
+    let channel = channel(&server).await;
+    let path = format!("/{INFERENCE}/ModelInfer");
+    let twice = stream::iter([questions(&["sort"]), questions(&["sort"])]);
+    let refused = open::<_, ModelInferResponse>(&channel, &path, twice).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("second"), "{refused}");
+    infer(&channel, questions(&["sort"])).await.unwrap();
 }
 
 #[tokio::test]

@@ -356,6 +356,26 @@ fn a_client_that_is_gone_does_not_hold_up_the_drain() {
     assert_eq!(server.join(), Some(Ended::Drained));
 }
 
+#[test]
+fn a_client_that_goes_on_asking_does_not_hold_up_the_drain() {
+    let mut settings = unhurried();
+    settings.http.grace = Duration::from_secs(60);
+    let mut server = Server::start(&settings);
+    let mut deaf = Frames::open(server.address, &[]);
+    assert!(deaf.answers(1));
+    server.ask_to_stop(Shutdown::Immediate);
+    // It never says that it has heard of the end, and always asks again before its answer is old.
+    let asks = std::thread::spawn(move || {
+        let mut stream = 3;
+        while deaf.send(&frame(HEADERS, END | END_HEADERS, stream, &request(GET, "/livez"))) {
+            stream += 2;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(server.join(), Some(Ended::Drained));
+    asks.join().unwrap();
+}
+
 /// A head of `size` bytes in all.
 fn head_of(size: usize) -> Vec<u8> {
     let mut head = b"GET /livez HTTP/1.1\r\nhost: x\r\nx-long: ".to_vec();

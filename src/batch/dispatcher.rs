@@ -122,6 +122,11 @@ impl Worker {
         let age = run.age(now);
         (age >= after.max(STUCK_FACTOR * Duration::from_secs_f64(run.cost))).then_some(age)
     }
+
+    /// Whether it has ended, or its batch has run for far too long.
+    fn is_down(&self, now: Instant, stuck_after: Duration) -> bool {
+        self.gone_since.is_some() || self.stuck_for(now, stuck_after).is_some()
+    }
 }
 
 /// See the module's text. `J` is whatever the owner wants back when it is a job's turn.
@@ -194,7 +199,7 @@ impl<J> Dispatcher<J> {
     /// Seconds until everything admitted so far would be done.
     pub fn drain_seconds(&self, now: Instant) -> f64 {
         let members = self.lineup.on_their_way() + self.lineup.ready();
-        self.free_in(now) + self.forecast().drain(members)
+        self.free_in(now) + self.forecast(now).drain(members)
     }
 
     /// Seconds of work done so far, all executors together.
@@ -230,20 +235,17 @@ impl<J> Dispatcher<J> {
     /// # Errors
     /// Nobody to execute them, no seats, or no prospect of an answer in time for all of them and for those accepted before.
     pub fn admit(&mut self, now: Instant, terms: &Terms, count: usize) -> Result<Vec<Place>, Refusal> {
-        let down = |worker: &Worker| {
-            worker.gone_since.is_some() || worker.stuck_for(now, self.stuck_after).is_some()
-        };
-        if self.workers.iter().all(down) {
+        if self.workers.iter().all(|worker| worker.is_down(now, self.stuck_after)) {
             return Err(Refusal::Down);
         }
         if self.capacity - self.depth().min(self.capacity) < count {
-            let wait = self.free_in(now) + self.forecast().drain(count);
+            let wait = self.free_in(now) + self.forecast(now).drain(count);
             return Err(Refusal::Full { retry_after: Duration::from_secs_f64(wait) });
         }
         if self.depth() == 0 {
             self.overloaded_since = None;
         }
-        let forecast = self.forecast();
+        let forecast = self.forecast(now);
         let foreseen = self.foresee(now, &forecast, terms, count);
         let slack = terms.deadline.saturating_duration_since(now).as_secs_f64();
         if slack >= self.brisk_seconds(&forecast) && matches!(foreseen, Err(Refusal::Late { .. })) {
@@ -371,13 +373,14 @@ impl<J> Dispatcher<J> {
     }
 
     /// Of what is in the line.
-    fn forecast(&self) -> Forecast<'_> {
-        Forecast::of_line(&self.costs, self.at_work(), &self.pace)
+    fn forecast(&self, now: Instant) -> Forecast<'_> {
+        Forecast::of_line(&self.costs, self.at_work(now), &self.pace)
     }
 
     /// How many times as long as their table says batches take that run or start now.
     fn stretch(&self, now: Instant) -> f64 {
-        let running = self.workers.iter().filter_map(|worker| worker.busy?.ratio(now));
+        let here = self.workers.iter().filter(|worker| !worker.is_down(now, self.stuck_after));
+        let running = here.filter_map(|worker| worker.busy?.ratio(now));
         self.pace.now(running.fold(0.0, f64::max))
     }
 
@@ -416,7 +419,7 @@ impl<J> Dispatcher<J> {
     /// told at once, and make room for those that can.
     fn fallen_behind(&mut self, now: Instant) -> Vec<J> {
         // Not by `forecast`, which would borrow the line as well.
-        let forecast = Forecast::of_line(&self.costs, self.at_work(), &self.pace);
+        let forecast = Forecast::of_line(&self.costs, self.at_work(now), &self.pace);
         let (ready, probe) = (self.lineup.ready(), self.may_probe(now));
         let Some(earliest) = self.lineup.earliest_ready().filter(|_| !probe) else { return Vec::new() };
         let slack = |deadline: Instant| deadline.saturating_duration_since(now).as_secs_f64();
@@ -511,9 +514,9 @@ impl<J> Dispatcher<J> {
         slack - (lasted - slack).max(0.0) / 2.0
     }
 
-    /// Workers that have not ended, at least one.
-    fn at_work(&self) -> usize {
-        self.workers.iter().filter(|worker| worker.gone_since.is_none()).count().max(1)
+    /// Workers that go on working, at least one.
+    fn at_work(&self, now: Instant) -> usize {
+        self.workers.iter().filter(|worker| !worker.is_down(now, self.stuck_after)).count().max(1)
     }
 
     /// Seconds until a worker is free.
@@ -522,7 +525,7 @@ impl<J> Dispatcher<J> {
         let left = |worker: &Worker| {
             worker.busy.map_or(0.0, |run| (stretch * run.cost - run.age(now).as_secs_f64()).max(0.0))
         };
-        let here = self.workers.iter().filter(|worker| worker.gone_since.is_none());
+        let here = self.workers.iter().filter(|worker| !worker.is_down(now, self.stuck_after));
         here.map(left).min_by(f64::total_cmp).unwrap_or(0.0)
     }
 }

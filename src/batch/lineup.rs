@@ -136,6 +136,10 @@ impl<J, C> Lineup<J, C> {
     pub fn arrive(&mut self, place: Place, job: J) -> Result<C, J> {
         let Some(line) = self.lines.get_mut(&place.flow) else { return Err(job) };
         let Some(coming) = line.coming.remove(&place.key) else { return Err(job) };
+        // Who could not be served until now has been owed nothing, however long something was on its way.
+        if line.ready.is_empty() {
+            line.served = line.served.max(self.virtual_time);
+        }
         line.ready.insert(place.key, job);
         self.coming -= 1;
         self.ready += 1;
@@ -379,6 +383,27 @@ mod tests {
             lineup.pop();
         }
         assert!(lineup.lines.len() < 300, "{} lines", lineup.lines.len());
+    }
+
+    #[test]
+    fn nor_does_one_that_always_has_something_on_its_way() {
+        let (mut lineup, now, hasher) = (Jobs::default(), Instant::now(), RandomState::new());
+        let slow = of("slow", 1.0, &hasher, now);
+        let place = lineup.announce(&slow, ());
+        let busy = of("busy", 1.0, &hasher, now);
+        for job in 0..100 {
+            add(&mut lineup, &busy, job);
+            lineup.pop();
+        }
+        for job in 0..10 {
+            add(&mut lineup, &busy, job);
+        }
+        lineup.arrive(place, 100).unwrap();
+        for job in 101..110 {
+            add(&mut lineup, &slow, job);
+        }
+        let next: Vec<u32> = (0..4).map(|_| lineup.pop().unwrap().1).collect();
+        assert_eq!(next.iter().filter(|&&job| job >= 100).count(), 2, "{next:?}");
     }
 
     #[test]

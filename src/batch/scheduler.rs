@@ -83,7 +83,10 @@ impl<E: Executor> Worker<E> {
             } else {
                 (arrived, open) = self.sleep(earlier(wake, self.doubt.examine_at));
             }
-            self.examine_if_due();
+            // What has just arrived takes its place first, where others find it.
+            if arrived.is_none() {
+                self.examine_if_due();
+            }
         }
     }
 
@@ -178,8 +181,8 @@ impl<E: Executor> Worker<E> {
         }
     }
 
-    /// Runs a batch and answers its jobs. Returns its size if it went through at once: only then does its time say what
-    /// such a batch costs.
+    /// Runs a batch and answers its jobs. Returns its size if it went through at once and every job got what it is for: only
+    /// then does its time say what such a batch costs.
     fn execute(&mut self, jobs: Vec<Job<E>>, held_since: Option<Instant>) -> Option<usize> {
         let started = Instant::now();
         let mut batch = Batch::of(jobs);
@@ -188,13 +191,15 @@ impl<E: Executor> Worker<E> {
         let outcome = self.attempt(&batch.inputs);
         let took = started.elapsed();
         self.shared.metrics.execute.record(took.as_secs_f64());
-        self.shared.dispatcher.lock().release(self.index);
         match outcome {
             Ok(results) => {
+                self.release();
+                let well = results.iter().all(Result::is_ok);
                 self.answer(batch.routes, results, |index| Timing { execute: took, ..timings[index] });
-                Some(size)
+                well.then_some(size)
             }
             Err(failure) if size == 1 => {
+                self.release();
                 self.fail(batch, failure);
                 None
             }
@@ -202,9 +207,15 @@ impl<E: Executor> Worker<E> {
                 tracing::warn!(queue = self.name, jobs = size, "a batch failed; halving it to find out why");
                 let second = batch.split();
                 self.bisect(vec![second, batch]);
+                self.release();
                 None
             }
         }
+    }
+
+    /// Gives the seats of the batch back.
+    fn release(&self) {
+        self.shared.dispatcher.lock().release(self.index);
     }
 
     fn timings(&self, batch: &Batch<E>, started: Instant, held_since: Option<Instant>) -> Vec<Timing> {

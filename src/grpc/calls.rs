@@ -77,6 +77,9 @@ const SLACK: Duration = Duration::from_millis(50);
 const HANDLING: usize = 8 << 10;
 const HEADER: usize = 64;
 
+/// As many bytes of a probe's head are not charged; those of orchestrators take some hundred.
+const PROBE: usize = 2 << 10;
+
 /// The end of a stream that has none.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -285,7 +288,11 @@ impl Calls {
         let asked = terms::timeout(headers, &GRPC_TIMEOUT).map_err(bad)?;
         let each = terms::timeout(headers, &DEADLINE).map_err(bad)?;
         let each = each.map_or(limits.deadline, |each| each.min(limits.max_deadline));
-        let end = asked.map(|asked| arrived + asked);
+        let end = match kind {
+            // Its requests are not admitted one by one, so that it may not outlive the key it came with for long.
+            Kind::Reflection | Kind::ReflectionAlpha => Some(arrived + asked.unwrap_or(limits.max_deadline)),
+            _ => asked.map(|asked| arrived + asked),
+        };
         let charge = self.in_hand(kind, headers, &terms)?;
         if kind.streams() {
             terms.deadline = end.unwrap_or(arrived + FAR);
@@ -323,14 +330,18 @@ impl Calls {
         Ok((response, Bounds { answer, _in_hand: Some(charge), ..Bounds::default() }))
     }
 
-    /// What a call is charged from its head to the end of its answer, beside its messages and that answer. Probes are not:
-    /// they are to be answered when nothing else is.
+    /// What a call is charged from its head to the end of its answer, beside its messages and that answer. Probes of a usual
+    /// size are not: they are to be answered when nothing else is.
     fn in_hand(&self, kind: Kind, headers: &HeaderMap, terms: &Terms) -> Result<Charge, Status> {
         let mut charge = self.context.budget.open(terms.client);
-        if !matches!(kind, Kind::Health | Kind::HealthWatch | Kind::Unknown) {
-            let heads = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
-            charge.add(HANDLING + heads.sum::<usize>()).map_err(|full| status::full(&full))?;
-        }
+        let heads =
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER).sum::<usize>();
+        let bytes = match kind {
+            Kind::Unknown => 0,
+            Kind::Health | Kind::HealthWatch => heads.saturating_sub(PROBE),
+            _ => HANDLING + heads,
+        };
+        charge.add(bytes).map_err(|full| status::full(&full))?;
         Ok(charge)
     }
 

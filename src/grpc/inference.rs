@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -125,16 +125,20 @@ impl Inference {
         let gate = model.admit(terms)?;
         let started = Instant::now();
         let id = std::mem::take(&mut message.id);
-        let request = off_runtime(message::weight(&message), || message::read(message)).await?;
+        // Whoever gives up does not end what is being read: what it is charged stays with it.
+        let (request, charge) =
+            off_runtime(message::weight(&message), || (message::read(message), charge)).await;
+        let request = request?;
         let terms = request.parameters.change(terms, arrived);
         let parsing = started.elapsed();
         let received = Received { request, terms, parsing, charge };
-        let Scored { outputs, timelines, mut charge } =
+        let Scored { outputs, timelines, charge } =
             gate.score(received, self.context.limits.max_images).await?;
         let started = Instant::now();
         let name = model.name().to_owned();
         let size = outputs.iter().map(|output| output.values.binary_size()).sum();
-        let answer = off_runtime(size, move || message::write(name, id, &outputs)).await;
+        let (answer, mut charge) =
+            off_runtime(size, move || (message::write(name, id, &outputs), charge)).await;
         // The answer, and what is written of it, in a buffer that doubles.
         charge.shrink_to(3 * size);
         Ok((answer, Measured { parsing, writing: started.elapsed(), timelines }, charge))
@@ -144,7 +148,8 @@ impl Inference {
     ///
     /// With what the answer is charged.
     async fn answer(&self, message: Arrived, ask: Ask) -> (ModelStreamInferResponse, Option<Charge>) {
-        let Arrived { message, charge, at, place } = message;
+        let Arrived { message, charge, at } = message;
+        let place = self.places.acquire().await.expect("bug: the semaphore is never closed");
         let terms = Terms { deadline: ask.terms.deadline.min(at + ask.each), ..ask.terms };
         let (name, id) = (beginning(&message.model_name), beginning(&message.id));
         let answered = async {
@@ -178,13 +183,11 @@ struct Arrived {
     message: ModelInferRequest,
     charge: Charge,
     at: Instant,
-    place: OwnedSemaphorePermit,
 }
 
-/// The next request of a stream once it has a place; meanwhile none is read.
+/// The next request of a stream.
 async fn next(
     messages: &mut Streaming<ModelInferRequest>,
-    places: &Arc<Semaphore>,
     ask: &Ask,
     context: &Context,
 ) -> Option<Result<Arrived, Status>> {
@@ -192,9 +195,7 @@ async fn next(
         Ok(message) => message,
         Err(status) => return Some(Err(status)),
     };
-    let (at, charge) = (Instant::now(), ask.charge(context));
-    let place = places.clone().acquire_owned().await.expect("bug: the semaphore is never closed");
-    Some(Ok(Arrived { message, charge, at, place }))
+    Some(Ok(Arrived { message, charge: ask.charge(context), at: Instant::now() }))
 }
 
 /// As much of a message's words as is sent back at most.
@@ -287,20 +288,19 @@ impl GrpcInferenceService for Inference {
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let ask = ask_of(&request);
         let service = self.clone();
-        let unread = (request.into_inner(), self.clone(), ask.clone());
-        let messages = stream::unfold(unread, |(mut messages, service, ask)| async {
-            let arrived = next(&mut messages, &service.places, &ask, &service.context).await?;
-            Some((arrived, (messages, service, ask)))
+        let unread = (request.into_inner(), self.context.clone(), ask.clone());
+        let messages = stream::unfold(unread, |(mut messages, context, ask)| async {
+            let arrived = next(&mut messages, &ask, &context).await?;
+            Some((arrived, (messages, context, ask)))
         });
         let answers = messages.map(move |arrived| {
-            let (service, ask) = (service.clone(), ask.clone());
-            async move {
-                let arrived = arrived?;
-                // On a task of its own: whether it goes on, ends at its deadline and gives its place to another is not for
-                // the reader of the stream to decide.
-                let answered = tokio::spawn(async move { service.answer(arrived, ask).await });
-                AbortOnDropHandle::new(answered).await.map_err(|_ended| status::panicked())
-            }
+            // On a task of its own from the first: whether it gets a place, goes on, ends at its deadline and gives the
+            // place to another is not for the reader of the stream to decide, which may take no answer ever.
+            let answered = arrived.map(|arrived| {
+                let (service, ask) = (service.clone(), ask.clone());
+                AbortOnDropHandle::new(tokio::spawn(async move { service.answer(arrived, ask).await }))
+            });
+            async { answered?.await.map_err(|_ended| status::panicked()) }
         });
         // An answer keeps its charge while it waits for its turn; what is written of it is charged anew.
         let answers =

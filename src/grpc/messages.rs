@@ -66,6 +66,8 @@ pub(super) struct Messages<B> {
     silence: Pin<Box<Sleep>>,
     /// Longer than any may be: whoever decodes it says so.
     too_large: bool,
+    /// How many have come.
+    count: usize,
 }
 
 struct Gathering {
@@ -86,6 +88,7 @@ impl<B> Messages<B> {
             message: None,
             silence: Box::pin(sleep_until((Instant::now() + limits.stall).into())),
             too_large: false,
+            count: 0,
         };
         (messages, charges)
     }
@@ -115,6 +118,10 @@ impl<B> Messages<B> {
     }
 
     fn whole(&mut self, buffer: Buffer) -> Result<Bytes, Status> {
+        self.count += 1;
+        if self.count > 1 && self.limits.at_once {
+            return Err(Status::invalid_argument("the method takes one message, and a second one came"));
+        }
         let bytes = buffer.into_bytes();
         let message = &bytes[PREFIX..];
         if !self.too_large && self.limits.infer {

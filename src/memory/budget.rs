@@ -139,6 +139,9 @@ impl Charge {
     /// # Errors
     /// [`Full`], counted; what was charged before stays charged until it is dropped.
     pub fn add(&mut self, more: usize) -> Result<(), Full> {
+        if more == 0 {
+            return Ok(());
+        }
         self.check(more)?;
         let mut ledger = self.pool.ledger.lock();
         if !ledger.fits(self.pool.capacity, self.client, more, self.bytes.saturating_add(more)) {
@@ -262,6 +265,13 @@ mod tests {
         assert_eq!((budget.held(), &part[..]), (MIB, &[7][..]), "a part keeps the whole");
         drop(part);
         assert_eq!(budget.held(), 0);
+        assert!(budget.0.ledger.lock().by_client.is_empty());
+    }
+
+    #[test]
+    fn who_holds_nothing_is_not_known() {
+        let budget = budget(64 * MIB);
+        let _nothing = budget.open(client(1)).add(0);
         assert!(budget.0.ledger.lock().by_client.is_empty());
     }
 

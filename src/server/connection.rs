@@ -72,8 +72,7 @@ impl Ends {
 impl Connection {
     /// Says that a request's head is there.
     pub fn request(&self) -> InHand {
-        self.seat.begin();
-        InHand(self.seat.clone())
+        InHand::new(&self.seat)
     }
 
     /// Speaks `protocol` to the end: the client's, the server's, or that of all patience.
@@ -81,7 +80,7 @@ impl Connection {
         let mut closing = self.closing.clone();
         let mut protocol = std::pin::pin!(protocol);
         let mut look = std::pin::pin!(sleep_until(Instant::now().into()));
-        let (mut closed, mut parting) = (None, false);
+        let (mut closed, mut parting) = (false, false);
         loop {
             tokio::select! {
                 biased;
@@ -91,12 +90,13 @@ impl Connection {
                     }
                     return;
                 }
-                _or_the_port_is_gone = closing.wait_for(|closing| *closing), if closed.is_none() => {
-                    closed = Some(Instant::now());
+                _or_the_port_is_gone = closing.wait_for(|closing| *closing), if !closed => {
+                    closed = true;
+                    self.seat.history(|history| history.close(Instant::now()));
                     protocol.as_mut().graceful_shutdown();
                     look.as_mut().reset(Instant::now().into());
                 }
-                () = &mut look => match self.judge(parting, closed) {
+                () = &mut look => match self.judge(parting) {
                     Some(Verdict::Stays(until)) => look.as_mut().reset(until.into()),
                     Some(Verdict::Parts(time)) => {
                         parting = true;
@@ -110,8 +110,8 @@ impl Connection {
     }
 
     /// What becomes of the connection; `None` where it ends at once.
-    fn judge(&self, parting: bool, closed: Option<Instant>) -> Option<Verdict> {
-        let judged = self.seat.history(|history| self.patience.judge(history, closed, Instant::now()));
+    fn judge(&self, parting: bool) -> Option<Verdict> {
+        let judged = self.seat.history(|history| self.patience.judge(history, Instant::now()));
         let tardy = match judged {
             Ok(until) => return Some(Verdict::Stays(until)),
             Err(Tardy::Idle | Tardy::Trickling) if parting => return None,
@@ -135,9 +135,17 @@ enum Verdict {
 }
 
 /// A request in hand, until it is dropped.
-pub struct InHand(Arc<Seat>);
+pub struct InHand {
+    seat: Arc<Seat>,
+    /// Whether the connection stays for it.
+    stays: bool,
+}
 
 impl InHand {
+    fn new(seat: &Arc<Seat>) -> Self {
+        Self { seat: seat.clone(), stays: seat.begin() }
+    }
+
     /// `response` to it, which the request goes along with until it has left.
     pub fn answer<B>(self, response: Response<B>) -> Response<Answer<B>> {
         response.map(|body| Answer { body, in_hand: Arc::new(self) })
@@ -146,7 +154,9 @@ impl InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.0.end();
+        if self.stays {
+            self.seat.end();
+        }
     }
 }
 
@@ -181,20 +191,36 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
 /// Bytes of an answer that are on their way, until they have left or nobody wants them any more.
 pub struct Piece {
     bytes: Bytes,
-    number: u64,
-    in_hand: Arc<InHand>,
+    _owed: Owed,
 }
 
 impl Piece {
     fn new(bytes: Bytes, in_hand: Arc<InHand>) -> Self {
-        let number = in_hand.0.history(|history| history.owe(Instant::now()));
-        Self { bytes, number, in_hand }
+        Self { bytes, _owed: Owed::new(in_hand) }
     }
 }
 
-impl Drop for Piece {
+/// Something that the client has yet to take of an answer, until it is dropped.
+pub(super) struct Owed {
+    number: u64,
+    in_hand: Arc<InHand>,
+}
+
+impl Owed {
+    fn new(in_hand: Arc<InHand>) -> Self {
+        let number = in_hand.seat.history(|history| history.owe(Instant::now()));
+        Self { number, in_hand }
+    }
+
+    /// The last of answers, which have left their requests' hands.
+    pub(super) fn last(seat: &Arc<Seat>) -> Self {
+        Self::new(Arc::new(InHand::new(seat)))
+    }
+}
+
+impl Drop for Owed {
     fn drop(&mut self) {
-        self.in_hand.0.history(|history| history.settle(self.number));
+        self.in_hand.seat.history(|history| history.settle(self.number));
     }
 }
 

@@ -4,8 +4,9 @@ use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::D
 
 use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::{
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::unconstrained,
     time::{sleep, timeout},
@@ -13,7 +14,7 @@ use tokio::{
 use tokio_util::either::Either;
 
 use super::{
-    Context, Io, Port,
+    Connect, Context, Io, Port,
     connection::{Connection, Ends},
     files::Spare,
     lingering::Lingering,
@@ -38,7 +39,16 @@ const BACKLOG: usize = 1024;
 
 /// See the module's text.
 pub(super) struct Door {
-    port: Port,
+    listener: TcpListener,
+    hall: Hall,
+    /// Who has come, and waits for a seat.
+    waits: Mutex<Option<(TcpStream, SocketAddr)>>,
+}
+
+/// What is behind the door.
+struct Hall {
+    protocol: Arc<dyn Connect>,
+    tls: Option<Acceptor>,
     seats: Arc<Seats>,
     context: Arc<Context>,
     ends: Ends,
@@ -49,14 +59,17 @@ impl Door {
     pub(super) fn new(port: Port, context: &Arc<Context>) -> Self {
         let seats = Seats::new(&context.limits.connections, &context.metrics);
         let ends = Ends::new(&context.metrics);
-        Self { port, seats, context: context.clone(), ends, closing: watch::Sender::new(false) }
+        let Port { listener, protocol, tls } = port;
+        let closing = watch::Sender::new(false);
+        let hall = Hall { protocol, tls, seats, context: context.clone(), ends, closing };
+        Self { listener, hall, waits: Mutex::new(None) }
     }
 
     pub(super) async fn accept(&self) -> Infallible {
         let mut spare = Spare::default();
         loop {
             spare.keep();
-            match self.port.listener.accept().await {
+            match self.listener.accept().await {
                 Ok((stream, peer)) => self.admit(stream, peer).await,
                 Err(error) if is_of_one_connection(&error) => {
                     tracing::debug!(%error, "a connection ended before it was accepted");
@@ -67,8 +80,10 @@ impl Door {
     }
 
     async fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        if let Some(seat) = self.seats.take(peer.ip()).await {
-            self.welcome(stream, peer, seat);
+        *self.waits.lock() = Some((stream, peer));
+        let seat = self.hall.seats.take(peer.ip()).await;
+        if let (Some((stream, peer)), Some(seat)) = (self.waits.lock().take(), seat) {
+            self.hall.welcome(stream, peer, seat);
         }
     }
 
@@ -84,20 +99,20 @@ impl Door {
             },
             false => None,
         };
-        self.context.metrics.accept_failures.increment(1);
+        self.hall.context.metrics.accept_failures.increment(1);
         tracing::warn!(
             %error,
             "a connection could not be accepted; where files are the problem, raise their limit (ulimit -n) or lower \
              --max-connections"
         );
         // Who left before this made no room that has not been taken.
-        let _stale = self.seats.moved().now_or_never();
-        let room = (came.is_some() || !lent) && self.seats.evict();
+        let _stale = self.hall.seats.moved().now_or_never();
+        let room = (came.is_some() || !lent) && self.hall.seats.evict();
         if let Some((stream, peer)) = came {
             self.admit(stream, peer).await;
         }
         if room {
-            let _long_enough = timeout(ACCEPT_PAUSE, self.seats.moved()).await;
+            let _long_enough = timeout(ACCEPT_PAUSE, self.hall.seats.moved()).await;
         } else {
             sleep(ACCEPT_PAUSE).await;
         }
@@ -105,13 +120,61 @@ impl Door {
 
     /// The next connection, if it is there already; however many were accepted in this turn of the task.
     fn next(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-        unconstrained(self.port.listener.accept()).now_or_never()
+        unconstrained(self.listener.accept()).now_or_never()
+    }
+
+    /// Lets nobody in any more but who is through to the kernel already, and asks those who are there to end.
+    pub(super) fn close(self) -> Arc<Seats> {
+        let Self { listener, hall, waits } = self;
+        let open = waits.into_inner().is_none_or(|(stream, peer)| hall.admit_now(stream, peer));
+        // The kernel knows of connections that the runtime has not heard of.
+        match listener.into_std() {
+            Ok(listener) if open => hall.admit_all(&listener),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "who is just connecting is not let in any more"),
+        }
+        hall.closing.send_replace(true);
+        hall.protocol.close();
+        hall.seats
+    }
+}
+
+impl Hall {
+    /// Lets in whoever is at the door, as long as there are seats.
+    fn admit_all(&self, listener: &std::net::TcpListener) {
+        for _ in 0..BACKLOG {
+            let come = listener.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?, peer))
+            });
+            match come {
+                Ok((stream, peer)) => {
+                    if !self.admit_now(stream, peer) {
+                        return;
+                    }
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!(%error, "who is just connecting is not let in any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Lets somebody in for whom there is a seat, if one is left; whether there may be another.
+    fn admit_now(&self, stream: TcpStream, peer: SocketAddr) -> bool {
+        let Some(seat) = self.seats.take(peer.ip()).now_or_never() else { return false };
+        if let Some(seat) = seat {
+            self.welcome(stream, peer, seat);
+        }
+        true
     }
 
     /// The connection, from the handshake on, on a task of its own.
     fn welcome(&self, stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) {
-        let (protocol, tls, limits) =
-            (self.port.protocol.clone(), self.port.tls.clone(), &self.context.limits);
+        let (protocol, tls, limits) = (self.protocol.clone(), self.tls.clone(), &self.context.limits);
         let (limit, ends) = (limits.read_timeout, self.ends.clone());
         let connection = Connection {
             peer,
@@ -139,21 +202,6 @@ impl Door {
         };
         let served = tokio::spawn(greeted(seat.clone(), serving));
         seat.served_by(served.abort_handle());
-    }
-
-    /// Lets nobody in any more but who is through to the kernel already, and asks those who are there to end.
-    pub(super) fn close(self) -> Arc<Seats> {
-        for _ in 0..BACKLOG {
-            let Some(Ok((stream, peer))) = self.next() else { break };
-            if self.admit(stream, peer).now_or_never().is_none() {
-                break;
-            }
-        }
-        let Self { port, closing, seats, .. } = self;
-        drop(port.listener);
-        closing.send_replace(true);
-        port.protocol.close();
-        seats
     }
 }
 

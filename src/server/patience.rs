@@ -40,6 +40,8 @@ pub(super) struct History {
     /// Answers, or pieces of them, that are on their way, by their numbers, and since when.
     owed: BTreeMap<u64, Instant>,
     next: u64,
+    /// When the port was closed, if it is.
+    closed: Option<Instant>,
 }
 
 /// What keeps the server waiting for too long.
@@ -63,23 +65,19 @@ impl Patience {
         Self { head: limits.read_timeout, idle: connections.idle_timeout, write: connections.write_timeout }
     }
 
-    /// Until when nothing needs to be looked at again; `closed` is when the port was, if it is.
+    /// Until when nothing needs to be looked at again.
     ///
     /// # Errors
     /// What has taken too long at `now`.
-    pub(super) fn judge(
-        &self,
-        history: &History,
-        closed: Option<Instant>,
-        now: Instant,
-    ) -> Result<Instant, Tardy> {
+    pub(super) fn judge(&self, history: &History, now: Instant) -> Result<Instant, Tardy> {
         let mut limits = Vec::with_capacity(4);
         match history.head {
             _ if history.in_hand => {}
             Some(began) => limits.push((began + self.head, Tardy::Head)),
             None => {
                 limits.push((history.idle + self.idle, Tardy::Idle));
-                limits.extend(closed.map(|closed| (history.idle.max(closed) + FAREWELL, Tardy::Leaving)));
+                let leaves = history.closed.map(|closed| history.idle.max(closed) + FAREWELL);
+                limits.extend(leaves.map(|leaves| (leaves, Tardy::Leaving)));
             }
         }
         if let Some((_, since)) = history.owed.first_key_value() {
@@ -88,7 +86,7 @@ impl Patience {
         }
         // What begins after this look is over no earlier than this.
         let begins = self.head.min(self.idle).min(self.write);
-        let soon = now + if closed.is_some() { begins.min(FAREWELL) } else { begins };
+        let soon = now + if history.closed.is_some() { begins.min(FAREWELL) } else { begins };
         match limits.into_iter().min_by_key(|(end, _)| *end) {
             Some((end, tardy)) if end <= now => Err(tardy),
             Some((end, _)) => Ok(end.min(soon)),
@@ -99,12 +97,29 @@ impl Patience {
 
 impl History {
     pub(super) fn new(now: Instant) -> Self {
-        Self { in_hand: false, idle: now, head: None, wrote: now, owed: BTreeMap::new(), next: 0 }
+        Self {
+            in_hand: false,
+            idle: now,
+            head: None,
+            wrote: now,
+            owed: BTreeMap::new(),
+            next: 0,
+            closed: None,
+        }
     }
 
-    /// A request's head is there.
-    pub(super) fn begin(&mut self) {
-        (self.in_hand, self.head) = (true, None);
+    /// The port is closed.
+    pub(super) fn close(&mut self, now: Instant) {
+        self.closed = Some(now);
+    }
+
+    /// A request's head is there; whether the connection stays for it, as it does not for one that comes long after the client
+    /// was told that there will be no more.
+    pub(super) fn begin(&mut self, now: Instant) -> bool {
+        let began = self.head.take().unwrap_or(now);
+        let stays = self.closed.is_none_or(|closed| began < closed + FAREWELL);
+        self.in_hand |= stays;
+        stays
     }
 
     /// No request is in hand any more.
@@ -150,18 +165,9 @@ mod tests {
 
     /// The second at which `history` is found to take too long, looking when told to from `from` on.
     fn over(history: &History, start: Instant, from: u32) -> Option<(u64, Tardy)> {
-        over_once_closed(history, start, from, None)
-    }
-
-    fn over_once_closed(
-        history: &History,
-        start: Instant,
-        from: u32,
-        closed: Option<Instant>,
-    ) -> Option<(u64, Tardy)> {
         let mut now = start + from * SECOND;
         for _ in 0..100 {
-            match PATIENCE.judge(history, closed, now) {
+            match PATIENCE.judge(history, now) {
                 Ok(next) => {
                     assert!(next > now);
                     now = next;
@@ -180,7 +186,7 @@ mod tests {
         history.heard(|| start + 5 * SECOND);
         history.heard(|| start + 6 * SECOND);
         assert_eq!(over(&history, start, 3), Some((20, Tardy::Head)));
-        history.begin();
+        assert!(history.begin(start + 7 * SECOND));
         history.heard(|| start + 7 * SECOND);
         assert_eq!(over(&history, start, 0), None, "a request in hand");
         history.end(start + 30 * SECOND);
@@ -191,7 +197,7 @@ mod tests {
     fn an_answer_is_taken_bit_by_bit_for_a_while_and_not_at_all_for_less() {
         let start = Instant::now();
         let mut history = History::new(start);
-        history.begin();
+        assert!(history.begin(start));
         let (first, second) = (history.owe(start), history.owe(start + 2 * SECOND));
         assert_eq!(over(&history, start, 0), Some((10, Tardy::Reading)));
         history.wrote(start + 9 * SECOND);
@@ -211,13 +217,25 @@ mod tests {
     fn once_the_port_is_closed_nobody_is_waited_for_long_who_has_no_request_in_hand() {
         let start = Instant::now();
         let mut history = History::new(start);
-        let closed = Some(start + 10 * SECOND);
-        assert_eq!(over_once_closed(&history, start, 10, closed), Some((13, Tardy::Leaving)));
-        history.begin();
-        assert_eq!(over_once_closed(&history, start, 10, closed), None);
+        history.close(start + 10 * SECOND);
+        assert_eq!(over(&history, start, 10), Some((13, Tardy::Leaving)));
+        assert!(history.begin(start + 12 * SECOND));
+        assert_eq!(over(&history, start, 12), None);
         history.end(start + 20 * SECOND);
-        assert_eq!(over_once_closed(&history, start, 20, closed), Some((23, Tardy::Leaving)));
+        assert_eq!(over(&history, start, 20), Some((23, Tardy::Leaving)));
+        assert!(!history.begin(start + 21 * SECOND), "it was told eleven seconds ago");
+        assert_eq!(over(&history, start, 21), Some((23, Tardy::Leaving)));
         history.heard(|| start + 21 * SECOND);
-        assert_eq!(over_once_closed(&history, start, 21, closed), Some((36, Tardy::Head)));
+        assert_eq!(over(&history, start, 21), Some((36, Tardy::Head)));
+    }
+
+    #[test]
+    fn a_request_whose_head_began_before_the_farewell_is_waited_for() {
+        let start = Instant::now();
+        let mut history = History::new(start);
+        history.close(start);
+        history.heard(|| start + 2 * SECOND);
+        assert!(history.begin(start + 9 * SECOND));
+        assert_eq!(over(&history, start, 9), None);
     }
 }

@@ -211,18 +211,21 @@ impl Seat {
         place.wait(&self.seats, self.network);
     }
 
-    /// A request's head is there.
-    pub(super) fn begin(&self) {
+    /// A request's head is there; whether the connection stays until [`Seat::end`] says that it is answered.
+    pub(super) fn begin(&self) -> bool {
         let mut place = self.place.lock();
+        if !place.history.begin(Instant::now()) {
+            return false;
+        }
         place.in_hand += 1;
         if let Standing::Waiting(key) = place.standing {
             let stays = self.seats.table.lock().waiting.remove(&key).is_some();
             place.standing = if stays { Standing::Aside } else { Standing::Out };
         }
-        place.history.begin();
+        true
     }
 
-    /// A request has been answered, or given up.
+    /// A request that the connection stays for has been answered, or given up.
     pub(super) fn end(&self) {
         let mut place = self.place.lock();
         place.in_hand -= 1;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::{lingering::Lingering, seats::Seat};
+use super::{connection::Owed, lingering::Lingering, seats::Seat};
 
 /// How a client opens HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,6 +36,8 @@ pub struct Wire {
     first: [u8; PREFACE.len()],
     /// Which of `first` have come and have not been read.
     unread: std::ops::Range<usize>,
+    /// What TLS has taken of answers and the kernel has not.
+    unsent: Option<Owed>,
 }
 
 impl Wire {
@@ -53,7 +55,7 @@ impl Wire {
             }
         }
         let opening = if first == *PREFACE { Opening::Http2 } else { Opening::Other };
-        let wire = Self { stream, seat, opening, first, unread: 0..come };
+        let wire = Self { stream, seat, opening, first, unread: 0..come, unsent: None };
         wire.heard();
         Ok(wire)
     }
@@ -126,10 +128,83 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        match flushed {
+            Poll::Ready(_) => self.unsent = None,
+            Poll::Pending if self.unsent.is_none() => self.unsent = Some(Owed::last(&self.seat)),
+            Poll::Pending => {}
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt as _;
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+    use tokio_rustls::{
+        TlsAcceptor, TlsConnector,
+        rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
+    };
+
+    use super::*;
+    use crate::{config::ConnectionsConfig, metrics::Metrics, server::seats::Seats};
+
+    /// A server's end of TLS and a client's.
+    async fn pair() -> (TlsStream<Lingering>, tokio_rustls::client::TlsStream<tokio::net::TcpStream>) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let server =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let server = server.unwrap().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+        let mut trusted = RootCertStore::empty();
+        trusted.add(cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = client.unwrap().with_root_certificates(trusted).with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let calls = async {
+            let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let name = "localhost".try_into().unwrap();
+            TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap()
+        };
+        let answers = async {
+            let stream = Lingering::new(listener.accept().await.unwrap().0);
+            TlsAcceptor::from(Arc::new(server.unwrap())).accept(stream).await.unwrap()
+        };
+        tokio::join!(answers, calls)
+    }
+
+    #[tokio::test]
+    async fn what_has_not_left_is_in_hand() {
+        let (stream, mut client) = pair().await;
+        client.write_all(b"G").await.unwrap();
+        let config = ConnectionsConfig { max: 1, max_per_address: None, ..ConnectionsConfig::default() };
+        let seats = Seats::new(&config, &Metrics::new());
+        let seat = seats.take("10.0.0.1".parse().unwrap()).await.unwrap();
+        let mut wire = Wire::open(Either::Right(stream), seat.clone()).await.unwrap();
+        seat.begin();
+        // As much as the client's kernel, this one and TLS take.
+        let mut written = 0;
+        while let Some(more) = wire.write(&[7; 1 << 14]).now_or_never() {
+            written += more.unwrap();
+        }
+        seat.end();
+        assert!(poll_fn(|context| Poll::Ready(Pin::new(&mut wire).poll_flush(context))).await.is_pending());
+        seat.served_by(tokio::spawn(std::future::pending::<()>()).abort_handle());
+        seat.greet();
+        assert!(!seats.evict(), "its last bytes are still here");
+        let mut taken = vec![0; written];
+        let (read, flushed) = tokio::join!(client.read_exact(&mut taken), wire.flush());
+        assert!(read.is_ok() && flushed.is_ok());
+        assert!(seats.evict());
     }
 }

@@ -135,13 +135,16 @@ impl<T: Served> Slot<T> {
     /// Empties the slot, once nothing is being loaded that would fill it again, and waits up to `limit` for the threads, which
     /// end with the last request in hand, unless one is stuck.
     pub async fn close(&self, limit: Duration) {
-        let _one_at_a_time = self.changing.lock().await;
-        self.current.store(None);
-        let ended = end(self.name().as_str(), std::mem::take(&mut *self.workers.lock()), None);
-        if timeout(limit, ended).await.is_err() {
+        let emptied = async {
+            let _one_at_a_time = self.changing.lock().await;
+            self.current.store(None);
+            let workers = std::mem::take(&mut *self.workers.lock());
+            let _whatever_they_said = end(self.name().as_str(), workers, None).await;
+        };
+        if timeout(limit, emptied).await.is_err() {
             tracing::warn!(
                 model = self.name().as_str(),
-                "its threads do not end; the process ends without them"
+                "its threads do not end, or it is still being loaded; the process ends without them"
             );
         }
     }

@@ -70,6 +70,9 @@ pub(super) async fn score(
 ) -> Result<Scored, Error> {
     let Received { request, terms, charge, .. } = received;
     let picked = request.picked(&OUTPUTS, PROBABILITIES)?;
+    let mut copied = charge.another();
+    let bytes = request.inputs.iter().map(|input| input.data.copied()).sum();
+    copied.add(bytes).map_err(ScoreError::from)?;
     let texts = texts(request.inputs)?;
     let count = texts.len();
     let top = matches_needed(&picked);
@@ -77,8 +80,9 @@ pub(super) async fn score(
         let loaded = questions.loaded();
         let originals = loaded.model().questions();
         let labelled = picked.iter().any(|output| output.classes.is_some());
-        let width = top.unwrap_or(originals.len());
-        charge_answer(&charge, count, width, labelled, longest(&picked, originals))?
+        let width = top.unwrap_or(originals.len()).min(originals.len());
+        let labels = if labelled { labels(originals, width) } else { 0 };
+        charge_answer(&charge, count, width, labelled, longest(&picked, originals) + labels)?
     };
     let (terms, wanted) = (&terms, picked.as_slice());
     let run = move |text, seat| async move {
@@ -90,6 +94,7 @@ pub(super) async fn score(
     if rows.iter().any(|row| !Arc::ptr_eq(&row.model, &rows[0].model)) {
         return Err(replaced());
     }
+    drop(copied);
     let timelines = rows.iter().map(|row| row.timeline).collect();
     Ok(Scored { outputs: outputs_of(&picked, rows), timelines, charge })
 }
@@ -100,6 +105,12 @@ fn longest(picked: &[Picked], originals: &[Original]) -> usize {
         |original: &Original| original.text.len() + original.answer.as_ref().map_or(0, |text| text.len());
     let has_text = picked.iter().any(|output| [MATCH, ANSWER].contains(&output.name));
     has_text.then(|| originals.iter().map(text).max()).flatten().unwrap_or(0)
+}
+
+/// Most bytes of text in an element that names `width` of `originals`.
+fn labels(originals: &[Original], width: usize) -> usize {
+    let lengths = || originals.iter().map(|original| original.text.len());
+    lengths().sum::<usize>().min(width * lengths().max().unwrap_or(0))
 }
 
 /// How many matches the outputs are made of; `None` for all.
@@ -184,6 +195,13 @@ fn replaced() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_no_longer_than_all_there_are() {
+        let original = |id, length| Original { id, text: "x".repeat(length), answer: None, answer_id: -1 };
+        let originals = [original(1, 10), original(2, 3), original(3, 4)];
+        assert_eq!([1, 2, 3].map(|width| labels(&originals, width)), [10, 17, 17]);
+    }
 
     #[test]
     fn only_as_many_matches_are_asked_for_as_the_outputs_need() {

@@ -85,7 +85,10 @@ impl Numbers {
     fn into_floats(self) -> Vec<f32> {
         match self {
             Self::Bytes(bytes) => bytes.into_iter().map(f32::from).collect(),
-            Self::Floats(numbers) => numbers,
+            Self::Floats(mut numbers) => {
+                numbers.shrink_to_fit();
+                numbers
+            }
         }
     }
 }
@@ -96,11 +99,19 @@ impl Data {
         match self {
             Self::Leaves(leaves) => {
                 let texts = leaves.texts.iter().map(|text| text.capacity() + size_of::<String>());
-                let size = if matches!(leaves.numbers, Numbers::Floats(_)) { 4 } else { 1 };
-                2 * (texts.sum::<usize>() + size * leaves.numbers.len())
+                // However they came, they may be wanted as floats, and are copied while those of others are here.
+                2 * (texts.sum::<usize>() + size_of::<f32>() * leaves.numbers.len())
             }
             Self::Elements(elements) => elements.len() * (size_of::<Bytes>() + HELD),
             Self::Binary(_) => 0,
+        }
+    }
+
+    /// Bytes that are not counted yet once each element has been copied out of the body.
+    pub(super) fn copied(&self) -> usize {
+        match self {
+            Self::Leaves(_) | Self::Elements(_) => 0,
+            Self::Binary(bytes) => bytes.len(),
         }
     }
 
@@ -431,6 +442,15 @@ mod tests {
         ] {
             assert!(refused(pixels(data)));
         }
+    }
+
+    #[test]
+    fn what_is_made_of_a_tensor_is_counted() {
+        let numbers = |numbers| Data::Leaves(Leaves { numbers, ..Leaves::default() }).memory();
+        assert_eq!(numbers(Numbers::Bytes(vec![1; 10])), 80, "they may be wanted as floats");
+        assert_eq!(numbers(Numbers::Floats(vec![1.0; 10])), 80);
+        let binary = Data::Binary(Bytes::from_static(b"1234"));
+        assert_eq!((binary.memory(), binary.copied()), (0, 4));
     }
 
     #[test]

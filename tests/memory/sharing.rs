@@ -125,6 +125,42 @@ fn who_comes_late_with_a_body_takes_a_new_seat_or_is_refused() {
     assert_eq!(answer(&mut late(true)).status, 200);
 }
 
+/// Questions in the binary layout are copied out of the body, and wait longer than it is there.
+#[test]
+fn copies_of_questions_are_charged() {
+    let server = Server::start(&small_budget());
+    // What is open to large holdings.
+    let open = (14 * MIB) as f64;
+    let mut others = Vec::new();
+    while held(&metrics(&server)) < open - 3.0 * MIB as f64 {
+        let before = held(&metrics(&server));
+        others.push(begin(&server, &others.len().to_string(), MIB / 2));
+        until(&server, |metrics| held(metrics) >= before + (MIB / 2) as f64);
+    }
+    let free = open - held(&metrics(&server));
+    let ask = |bytes: f64| {
+        let text = vec![b'a'; 30 << 10];
+        let element = [&(text.len() as u32).to_le_bytes()[..], &text].concat();
+        let count = (bytes / element.len() as f64) as usize;
+        let parameters = json!({"binary_data_size": count * element.len()});
+        let input =
+            json!({"name": "question", "shape": [count], "datatype": "BYTES", "parameters": parameters});
+        let head = json!({"inputs": [input], "outputs": [{"name": "id"}]}).to_string();
+        let more = format!("inference-header-content-length: {}\r\nx-client: asks\r\n", head.len());
+        post(
+            server.address,
+            "/v2/models/faq/infer",
+            &more,
+            &[head.as_bytes(), &element.repeat(count)].concat(),
+        )
+    };
+    let fits = ask(0.35 * free);
+    assert_eq!(fits.status, 200, "{}", String::from_utf8_lossy(&fits.body));
+    let refused = ask(0.6 * free);
+    assert_eq!(refused.status, 429, "{}", String::from_utf8_lossy(&refused.body));
+    drop(others);
+}
+
 /// An answer that nobody reads is charged until it is gone: a client cannot pile answers up.
 #[test]
 fn an_unread_answer_is_charged_until_its_client_goes() {

@@ -18,7 +18,7 @@ use super::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 use crate::priority::{Priority, Turns};
 
 /// What every member runs.
-type Job<'a> = &'a (dyn Fn(&Member<'_>) + Sync);
+type Job<'a> = dyn Fn(&Member<'_>) + Sync + 'a;
 
 /// Threads that work together; dropping the team ends them.
 #[derive(Debug)]
@@ -59,10 +59,18 @@ struct Line<T>(T);
 struct Inbox {
     /// Jobs posted so far.
     jobs: usize,
-    /// The last one, its lifetime erased; cleared before it ends.
-    job: Option<Job<'static>>,
+    /// The last one; cleared before it ends.
+    job: Option<Posted>,
     ended: bool,
 }
+
+/// A job whose lifetime is erased. A pointer and no reference: a helper that has left the job may still be on its way out of
+/// the functions that were given it when its owner ends it, and a reference would have to stay valid until they return.
+#[derive(Clone, Copy)]
+struct Posted(*const Job<'static>);
+
+// SAFETY: the job behind it is `Sync`.
+unsafe impl Send for Posted {}
 
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,18 +111,19 @@ impl Team {
     ///
     /// # Panics
     /// When a member panicked in this job or an earlier one.
-    pub fn run(&mut self, job: Job<'_>) {
+    pub fn run(&mut self, job: &Job<'_>) {
+        // SAFETY: only the lifetime changes, and of a pointer.
+        let posted = Posted(unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) });
         if self.members() > 1 {
-            // SAFETY: only the lifetime changes. Helpers call the job inside `attend` alone, and `attend` on this
-            // thread returns only after every member has reached the end of its own; then the inbox forgets the job.
-            let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(job) };
             let mut inbox = lock(&self.shared.inbox);
             inbox.jobs += 1;
-            inbox.job = Some(job);
+            inbox.job = Some(posted);
             drop(inbox);
             self.shared.posted.notify_all();
         }
-        let outcome = self.shared.attend(0, job);
+        // SAFETY: the job outlives this call, which ends after every member's `attend` is past the job; helpers find no other
+        // job than one that was posted here.
+        let outcome = unsafe { self.shared.attend(0, posted) };
         lock(&self.shared.inbox).job = None;
         if let Err(panic) = outcome {
             resume_unwind(panic);
@@ -150,15 +159,20 @@ fn help(shared: &Shared, index: usize) {
         seen = inbox.jobs;
         let job = inbox.job.expect("bug: a job stays posted until every member has left it");
         drop(inbox);
-        // The member that posted the job reports the panic.
-        let _ = shared.attend(index, job);
+        // SAFETY: whoever posted it waits in its own `attend` until this one is past the job. It reports a panic, too.
+        let _ = unsafe { shared.attend(index, job) };
     }
 }
 
 impl Shared {
     /// One member's way through a job. Returns when all members are through, whatever became of them.
-    fn attend(&self, index: usize, job: Job<'_>) -> std::thread::Result<()> {
+    ///
+    /// # Safety
+    /// The job lives until all members of the team have called it and come back.
+    unsafe fn attend(&self, index: usize, job: Posted) -> std::thread::Result<()> {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the caller's promise; this member is in the job until the call returns.
+            let job = unsafe { &*{ job }.0 };
             job(&Member { shared: self, index, turns: RefCell::new(Turns::new()) })
         }));
         if outcome.is_err() {

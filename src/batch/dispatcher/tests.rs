@@ -92,6 +92,21 @@ fn of_two_workers_one_may_be_lost() {
     assert_eq!((dispatcher.depth(), dispatcher.admit(now, &terms, 1)), (0, Err(Refusal::Down)));
 }
 
+#[test]
+fn a_worker_that_is_stuck_is_not_counted_on() {
+    let now = Instant::now();
+    let costs = affine(1, 0, 100);
+    let mut dispatcher = Dispatcher::new(8, 2, costs).stuck_after(ms(1000));
+    for job in 0..5 {
+        add(&mut dispatcher, now, now + ms(60_000), job).unwrap();
+    }
+    assert_eq!(dispatcher.next(now, 0, true).batch, [0]);
+    assert!((dispatcher.drain_seconds(now) - 0.2).abs() < 1e-9, "two for four");
+    let stuck = now + ms(1000);
+    assert_eq!(dispatcher.stuck(stuck), 1);
+    assert!((dispatcher.drain_seconds(stuck) - 0.4).abs() < 1e-9, "one for four");
+}
+
 /// What became of a flood.
 struct Flooded {
     ran: usize,

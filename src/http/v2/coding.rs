@@ -107,7 +107,8 @@ impl Coding {
     /// Bytes that undoing it takes beside what goes in and comes out.
     fn working(self) -> usize {
         match self {
-            Self::Gzip | Self::Deflate => 64 << 10,
+            // The window, and of gzip's head a name, a comment and extra bytes.
+            Self::Gzip | Self::Deflate => 256 << 10,
             // The window, and the block that is being written behind it.
             Self::Zstd => (1 << ZSTD_WINDOW_LOG) + (1 << 20),
         }

@@ -181,6 +181,8 @@ async fn write(
             Some(coding) => coding.deflate(&rendered.body)?,
             None => rendered.body,
         };
+        // Whoever gives up does not end what is being written: what it is charged stays with it.
+        drop(charge);
         Ok::<_, std::io::Error>((body, rendered.json, coding))
     };
     let (body, json, coding) = off_runtime(size, render).await.map_err(|error| {
@@ -190,7 +192,6 @@ async fn write(
             format!("the answer was not compressed: {error}"),
         )
     })?;
-    drop(charge);
     let media_type = if json.is_some() { "application/octet-stream" } else { "application/json" };
     let mut reply = reply::with_type(StatusCode::OK, media_type, body.into());
     if let Some(json) = json {

@@ -86,7 +86,7 @@ impl Target {
     fn image(&self) -> Image {
         let mut image = Image { channel: [ptr::null_mut(); MAX_COMPONENT], pitch: [0; MAX_COMPONENT] };
         // An address of the device: nothing here reads or writes it.
-        image.channel[0] = self.pointer as usize as *mut u8;
+        image.channel[0] = ptr::without_provenance_mut(self.pointer as usize);
         image.pitch[0] = self.pitch;
         image
     }
