@@ -181,7 +181,7 @@ impl<E: Executor> Worker<E> {
         }
     }
 
-    /// Runs a batch and answers its jobs. Returns its size if it went through at once and every job got what it is for: only
+    /// Runs a batch and answers its jobs. Returns its size if it went through at once and any job got what it is for: only
     /// then does its time say what such a batch costs.
     fn execute(&mut self, jobs: Vec<Job<E>>, held_since: Option<Instant>) -> Option<usize> {
         let started = Instant::now();
@@ -194,7 +194,7 @@ impl<E: Executor> Worker<E> {
         match outcome {
             Ok(results) => {
                 self.release();
-                let well = results.iter().all(Result::is_ok);
+                let well = results.iter().any(Result::is_ok);
                 self.answer(batch.routes, results, |index| Timing { execute: took, ..timings[index] });
                 well.then_some(size)
             }

@@ -290,7 +290,9 @@ impl Calls {
         let each = each.map_or(limits.deadline, |each| each.min(limits.max_deadline));
         let end = match kind {
             // Its requests are not admitted one by one, so that it may not outlive the key it came with for long.
-            Kind::Reflection | Kind::ReflectionAlpha => Some(arrived + asked.unwrap_or(limits.max_deadline)),
+            Kind::Reflection | Kind::ReflectionAlpha => {
+                Some(arrived + asked.unwrap_or(limits.max_deadline).min(limits.max_deadline))
+            }
             _ => asked.map(|asked| arrived + asked),
         };
         let charge = self.in_hand(kind, headers, &terms)?;
@@ -416,7 +418,7 @@ impl Cut {
     }
 }
 
-fn late() -> Status {
+pub(super) fn late() -> Status {
     Status::deadline_exceeded("the answer was not ready before the call's deadline")
 }
 

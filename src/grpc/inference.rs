@@ -8,7 +8,10 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout_at,
+};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -60,12 +63,21 @@ pub(super) struct Ask {
     pub(super) who: Who,
     /// What its messages are charged.
     pub(super) charges: Charges,
+    /// Held by the request of a stream that waits for a place.
+    turn: Arc<Semaphore>,
 }
 
 impl Ask {
     /// What a head asks for whose messages have not come.
     pub(super) fn new(arrived: Instant, terms: Terms, each: Duration, who: &Who) -> Self {
-        Self { arrived, terms, each, who: who.clone(), charges: Charges::default() }
+        Self {
+            arrived,
+            terms,
+            each,
+            who: who.clone(),
+            charges: Charges::default(),
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// What a message is charged that has just come.
@@ -144,21 +156,29 @@ impl Inference {
         Ok((answer, Measured { parsing, writing: started.elapsed(), timelines }, charge))
     }
 
+    /// A place for a request of a stream, of which one at a time is in the line for them.
+    async fn place(&self, ask: &Ask) -> SemaphorePermit<'_> {
+        let bug = "bug: the semaphores are never closed";
+        let _turn = ask.turn.acquire().await.expect(bug);
+        self.places.acquire().await.expect(bug)
+    }
+
     /// Answers one request of a stream: whatever becomes of it, the stream goes on.
     ///
     /// With what the answer is charged.
     async fn answer(&self, message: Arrived, ask: Ask) -> (ModelStreamInferResponse, Option<Charge>) {
         let Arrived { message, charge, at } = message;
-        let place = self.places.acquire().await.expect("bug: the semaphore is never closed");
         let terms = Terms { deadline: ask.terms.deadline.min(at + ask.each), ..ask.terms };
         let (name, id) = (beginning(&message.model_name), beginning(&message.id));
         let answered = async {
+            let _place = timeout_at(terms.deadline.into(), self.place(&ask))
+                .await
+                .map_err(|_elapsed| calls::late().message().to_owned())?;
             // A stream is open for long: each of its requests counts, and ends with its key.
             self.context.admit_again(&ask.who, Scope::Score).map_err(|denied| denied.to_string())?;
             self.infer((message, charge), &terms, at).await.map_err(|error| error.to_string())
         };
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
-        drop(place);
         let (error_message, mut answer, charge) = match answered {
             Ok(Ok(Answered { answer, charge, .. })) => (String::new(), answer, Some(charge)),
             Ok(Err(problem)) => (problem, message::unanswered(name, id), None),

@@ -72,7 +72,7 @@ impl Ends {
 impl Connection {
     /// Says that a request's head is there.
     pub fn request(&self) -> InHand {
-        InHand::new(&self.seat)
+        InHand { seat: self.seat.clone(), stays: self.seat.begin() }
     }
 
     /// Speaks `protocol` to the end: the client's, the server's, or that of all patience.
@@ -142,10 +142,6 @@ pub struct InHand {
 }
 
 impl InHand {
-    fn new(seat: &Arc<Seat>) -> Self {
-        Self { seat: seat.clone(), stays: seat.begin() }
-    }
-
     /// `response` to it, which the request goes along with until it has left.
     pub fn answer<B>(self, response: Response<B>) -> Response<Answer<B>> {
         response.map(|body| Answer { body, in_hand: Arc::new(self) })
@@ -191,34 +187,18 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
 /// Bytes of an answer that are on their way, until they have left or nobody wants them any more.
 pub struct Piece {
     bytes: Bytes,
-    _owed: Owed,
-}
-
-impl Piece {
-    fn new(bytes: Bytes, in_hand: Arc<InHand>) -> Self {
-        Self { bytes, _owed: Owed::new(in_hand) }
-    }
-}
-
-/// Something that the client has yet to take of an answer, until it is dropped.
-pub(super) struct Owed {
     number: u64,
     in_hand: Arc<InHand>,
 }
 
-impl Owed {
-    fn new(in_hand: Arc<InHand>) -> Self {
+impl Piece {
+    fn new(bytes: Bytes, in_hand: Arc<InHand>) -> Self {
         let number = in_hand.seat.history(|history| history.owe(Instant::now()));
-        Self { number, in_hand }
-    }
-
-    /// The last of answers, which have left their requests' hands.
-    pub(super) fn last(seat: &Arc<Seat>) -> Self {
-        Self::new(Arc::new(InHand::new(seat)))
+        Self { bytes, number, in_hand }
     }
 }
 
-impl Drop for Owed {
+impl Drop for Piece {
     fn drop(&mut self) {
         self.in_hand.seat.history(|history| history.settle(self.number));
     }

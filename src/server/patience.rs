@@ -12,6 +12,9 @@ use crate::config::HttpConfig;
 /// A client that takes an answer piece by piece has this many times as long as one that takes nothing.
 const TRICKLE: u32 = 4;
 
+/// More bytes than TLS keeps until the kernel takes them: once as many have come after others, those have left.
+const KEPT: usize = 128 << 10;
+
 /// How long, once the port is closed, a client without a request in hand may take to hear that the connection ends: on HTTP/2 it
 /// answers that it has, and one that is gone never does.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -42,6 +45,16 @@ pub(super) struct History {
     next: u64,
     /// When the port was closed, if it is.
     closed: Option<Instant>,
+    unsent: Option<Unsent>,
+}
+
+/// Bytes that TLS has taken and the kernel has not.
+#[derive(Debug, Clone, Copy)]
+struct Unsent {
+    /// Since when there are any, or the oldest of them may be from.
+    since: Instant,
+    /// How many more have been taken since then.
+    more: usize,
 }
 
 /// What keeps the server waiting for too long.
@@ -76,9 +89,14 @@ impl Patience {
             Some(began) => limits.push((began + self.head, Tardy::Head)),
             None => {
                 limits.push((history.idle + self.idle, Tardy::Idle));
-                let leaves = history.closed.map(|closed| history.idle.max(closed) + FAREWELL);
+                let farewell = if history.unsent.is_some() { FAREWELL + self.write } else { FAREWELL };
+                let leaves = history.closed.map(|closed| history.idle.max(closed) + farewell);
                 limits.extend(leaves.map(|leaves| (leaves, Tardy::Leaving)));
             }
+        }
+        if let Some(unsent) = history.unsent {
+            limits.push((unsent.since.max(history.wrote) + self.write, Tardy::Reading));
+            limits.push((unsent.since + TRICKLE * self.write, Tardy::Trickling));
         }
         if let Some((_, since)) = history.owed.first_key_value() {
             limits.push(((*since).max(history.wrote) + self.write, Tardy::Reading));
@@ -105,6 +123,7 @@ impl History {
             owed: BTreeMap::new(),
             next: 0,
             closed: None,
+            unsent: None,
         }
     }
 
@@ -134,9 +153,25 @@ impl History {
         }
     }
 
-    /// The client has taken bytes.
-    pub(super) fn wrote(&mut self, now: Instant) {
+    /// The client, or TLS for it, has taken `bytes`.
+    pub(super) fn wrote(&mut self, bytes: usize, now: Instant) {
         self.wrote = now;
+        if let Some(unsent) = &mut self.unsent {
+            unsent.more += bytes;
+            if unsent.more > KEPT {
+                *unsent = Unsent { since: now, more: 0 };
+            }
+        }
+    }
+
+    /// Some of what TLS has taken has not left.
+    pub(super) fn keep(&mut self, now: Instant) {
+        self.unsent.get_or_insert(Unsent { since: now, more: 0 });
+    }
+
+    /// All of it has.
+    pub(super) fn sent(&mut self) {
+        self.unsent = None;
     }
 
     /// A piece of an answer is on its way; its number.
@@ -200,10 +235,10 @@ mod tests {
         assert!(history.begin(start));
         let (first, second) = (history.owe(start), history.owe(start + 2 * SECOND));
         assert_eq!(over(&history, start, 0), Some((10, Tardy::Reading)));
-        history.wrote(start + 9 * SECOND);
+        history.wrote(1, start + 9 * SECOND);
         assert_eq!(over(&history, start, 9), Some((19, Tardy::Reading)));
         history.settle(first);
-        history.wrote(start + 41 * SECOND);
+        history.wrote(1, start + 41 * SECOND);
         assert_eq!(
             over(&history, start, 9),
             Some((42, Tardy::Trickling)),
@@ -227,6 +262,34 @@ mod tests {
         assert_eq!(over(&history, start, 21), Some((23, Tardy::Leaving)));
         history.heard(|| start + 21 * SECOND);
         assert_eq!(over(&history, start, 21), Some((36, Tardy::Head)));
+    }
+
+    #[test]
+    fn bytes_that_have_not_left_are_waited_for_as_answers_are() {
+        let start = Instant::now();
+        let mut history = History::new(start);
+        history.close(start);
+        assert!(history.begin(start));
+        history.end(start + 20 * SECOND);
+        history.keep(start + 20 * SECOND);
+        assert_eq!(over(&history, start, 20), Some((30, Tardy::Reading)), "nothing is taken");
+        history.wrote(1, start + 29 * SECOND);
+        assert_eq!(
+            over(&history, start, 20),
+            Some((33, Tardy::Leaving)),
+            "however little is taken at a time"
+        );
+        history.sent();
+        assert_eq!(over(&history, start, 20), Some((23, Tardy::Leaving)));
+        let mut history = History::new(start);
+        assert!(history.begin(start));
+        history.keep(start);
+        for second in 1..100 {
+            history.wrote(1, start + second * SECOND);
+        }
+        assert_eq!(over(&history, start, 40), Some((40, Tardy::Trickling)));
+        history.wrote(KEPT, start + 100 * SECOND);
+        assert_eq!(over(&history, start, 100), Some((110, Tardy::Reading)), "those of before have left");
     }
 
     #[test]

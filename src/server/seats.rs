@@ -93,6 +93,7 @@ impl Seats {
         let place = Place {
             standing: Standing::Aside,
             in_hand: 0,
+            kept: false,
             task: None,
             greeted: false,
             since: self.turn(),
@@ -162,6 +163,8 @@ pub(super) struct Seat {
 struct Place {
     standing: Standing,
     in_hand: usize,
+    /// Bytes of answers have not left.
+    kept: bool,
     /// What serves the connection.
     task: Option<AbortHandle>,
     /// There has been time to say something.
@@ -174,7 +177,7 @@ struct Place {
 /// How a seat stands when another connection needs one.
 #[derive(Clone, Copy)]
 enum Standing {
-    /// A request is in hand, or the connection has only just come: it stays.
+    /// A request is in hand or an answer has not left, or the connection has only just come: it stays.
     Aside,
     /// In line to make room, by its key in the table.
     Waiting(u64),
@@ -183,15 +186,23 @@ enum Standing {
 }
 
 impl Place {
-    /// Gets in line, unless a request is in hand or may be on its way already.
+    /// Gets in line, unless a request is in hand or may be on its way already, or an answer has not left.
     fn wait(&mut self, seats: &Seats, network: Option<IpAddr>) {
-        if let (Standing::Aside, 0, true, Some(task)) =
-            (self.standing, self.in_hand, self.greeted, &self.task)
+        if let (Standing::Aside, 0, false, true, Some(task)) =
+            (self.standing, self.in_hand, self.kept, self.greeted, &self.task)
         {
             let waiting = Waiting { task: task.clone(), network };
             seats.table.lock().waiting.insert(self.since, waiting);
             self.standing = Standing::Waiting(self.since);
             seats.moved.notify_one();
+        }
+    }
+
+    /// Gets out of line.
+    fn stay(&mut self, seats: &Seats) {
+        if let Standing::Waiting(key) = self.standing {
+            let stays = seats.table.lock().waiting.remove(&key).is_some();
+            self.standing = if stays { Standing::Aside } else { Standing::Out };
         }
     }
 }
@@ -218,10 +229,7 @@ impl Seat {
             return false;
         }
         place.in_hand += 1;
-        if let Standing::Waiting(key) = place.standing {
-            let stays = self.seats.table.lock().waiting.remove(&key).is_some();
-            place.standing = if stays { Standing::Aside } else { Standing::Out };
-        }
+        place.stay(&self.seats);
         true
     }
 
@@ -233,6 +241,23 @@ impl Seat {
             place.since = self.seats.turn();
             place.history.end(Instant::now());
         }
+        place.wait(&self.seats, self.network);
+    }
+
+    /// Bytes of answers have not left: the connection makes no room for others before [`Seat::sent`] says that they have.
+    pub(super) fn keep(&self) {
+        let mut place = self.place.lock();
+        place.kept = true;
+        place.history.keep(Instant::now());
+        place.stay(&self.seats);
+    }
+
+    /// Every byte of answers has left.
+    pub(super) fn sent(&self) {
+        let mut place = self.place.lock();
+        place.kept = false;
+        place.history.sent();
+        place.since = self.seats.turn();
         place.wait(&self.seats, self.network);
     }
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::{connection::Owed, lingering::Lingering, seats::Seat};
+use super::{lingering::Lingering, seats::Seat};
 
 /// How a client opens HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,8 +36,8 @@ pub struct Wire {
     first: [u8; PREFACE.len()],
     /// Which of `first` have come and have not been read.
     unread: std::ops::Range<usize>,
-    /// What TLS has taken of answers and the kernel has not.
-    unsent: Option<Owed>,
+    /// TLS has taken bytes that the kernel has not.
+    unsent: bool,
 }
 
 impl Wire {
@@ -55,7 +55,7 @@ impl Wire {
             }
         }
         let opening = if first == *PREFACE { Opening::Http2 } else { Opening::Other };
-        let wire = Self { stream, seat, opening, first, unread: 0..come, unsent: None };
+        let wire = Self { stream, seat, opening, first, unread: 0..come, unsent: false };
         wire.heard();
         Ok(wire)
     }
@@ -74,8 +74,8 @@ impl Wire {
 
     /// Notes that the client has taken bytes, if it has.
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.seat.history(|history| history.wrote(Instant::now()));
+        if let Poll::Ready(Ok(bytes @ 1..)) = written {
+            self.seat.history(|history| history.wrote(bytes, Instant::now()));
         }
         written
     }
@@ -129,11 +129,12 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        match flushed {
-            Poll::Ready(_) => self.unsent = None,
-            Poll::Pending if self.unsent.is_none() => self.unsent = Some(Owed::last(&self.seat)),
-            Poll::Pending => {}
+        match (self.unsent, flushed.is_pending()) {
+            (false, true) => self.seat.keep(),
+            (true, false) => self.seat.sent(),
+            _as_before => {}
         }
+        self.unsent = flushed.is_pending();
         flushed
     }
 

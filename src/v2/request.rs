@@ -85,7 +85,7 @@ impl Request {
     pub fn memory(&self) -> usize {
         let inputs = self.inputs.iter().map(|input| {
             let sides = input.shape.len() * size_of::<u64>();
-            input.data.memory() + input.name.len() + input.datatype.len() + sides
+            input.data.memory(&input.datatype) + input.name.len() + input.datatype.len() + sides
         });
         inputs.sum::<usize>() + self.wanted.iter().map(|output| output.name.len()).sum::<usize>()
     }

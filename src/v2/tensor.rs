@@ -94,13 +94,17 @@ impl Numbers {
 }
 
 impl Data {
-    /// About as many bytes as it takes while its elements are made, beside a body that it is part of.
-    pub fn memory(&self) -> usize {
+    /// About as many bytes as it takes while elements of `datatype` are made of it, beside a body that it is part of.
+    pub fn memory(&self, datatype: &str) -> usize {
         match self {
             Self::Leaves(leaves) => {
                 let texts = leaves.texts.iter().map(|text| text.capacity() + size_of::<String>());
-                // However they came, they may be wanted as floats, and are copied while those of others are here.
-                2 * (texts.sum::<usize>() + size_of::<f32>() * leaves.numbers.len())
+                let size = match leaves.numbers {
+                    Numbers::Bytes(_) if datatype == "UINT8" => 1,
+                    // Copied one by one while those of others are here.
+                    Numbers::Bytes(_) | Numbers::Floats(_) => size_of::<f32>(),
+                };
+                2 * (texts.sum::<usize>() + size * leaves.numbers.len())
             }
             Self::Elements(elements) => elements.len() * (size_of::<Bytes>() + HELD),
             Self::Binary(_) => 0,
@@ -446,11 +450,13 @@ mod tests {
 
     #[test]
     fn what_is_made_of_a_tensor_is_counted() {
-        let numbers = |numbers| Data::Leaves(Leaves { numbers, ..Leaves::default() }).memory();
-        assert_eq!(numbers(Numbers::Bytes(vec![1; 10])), 80, "they may be wanted as floats");
-        assert_eq!(numbers(Numbers::Floats(vec![1.0; 10])), 80);
+        let numbers =
+            |numbers, datatype| Data::Leaves(Leaves { numbers, ..Leaves::default() }).memory(datatype);
+        assert_eq!(numbers(Numbers::Bytes(vec![1; 10]), "UINT8"), 20);
+        assert_eq!(numbers(Numbers::Bytes(vec![1; 10]), "FP32"), 80);
+        assert_eq!(numbers(Numbers::Floats(vec![1.0; 10]), "FP32"), 80);
         let binary = Data::Binary(Bytes::from_static(b"1234"));
-        assert_eq!((binary.memory(), binary.copied()), (0, 4));
+        assert_eq!((binary.memory("BYTES"), binary.copied()), (0, 4));
     }
 
     #[test]
